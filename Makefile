@@ -1,0 +1,53 @@
+# `make quickstart` and `make test` need nothing but Python (3.10 or newer) and the package registries.
+PYTHON ?= python3
+VENV ?= .venv
+# Installed first, and only where no torch is there: on Linux a bare `torch` brings gigabytes of CUDA libraries.
+# For the CPU build of PyTorch's own index: make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+TRANSFORMERS ?= transformers
+WORKERS ?= auto
+PYTEST_ARGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+
+.PHONY: env quickstart test quality style typecheck bench
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.py pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip show -q torch 2>/dev/null || $(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install "$(TRANSFORMERS)" -e ".[gguf,plot]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install "$(TRANSFORMERS)" -e ".[dev]"
+	touch $@
+
+env: $(VENV)/.installed-dev  ## all that the other targets need
+
+quickstart: $(VENV)/.installed  ## train a small ViT with and without a frozen LLM layer, compare, save, predict
+	$(BIN)/python -m hf_frozen_llm.quickstart $(ARGS)
+
+test: $(VENV)/.installed-dev  ## the tests; PYTEST_ARGS=--run-slow for all of them
+	$(BIN)/python tests/fetch.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+quality: $(VENV)/.installed-dev typecheck  ## linters and the type checker; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/lint_modeling.py
+
+# mypy does not follow setup.py's package_dir, so it gets the package laid out as it is installed.
+typecheck: $(VENV)/.installed-dev
+	rm -rf build/typecheck && mkdir -p build/typecheck
+	cp -r hf_frozen_llm build/typecheck/ && cp -r modeling recipes build/typecheck/hf_frozen_llm/
+	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hf_frozen_llm
+
+style: $(VENV)/.installed-dev  ## fix what the linters can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev  ## the measured claims
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,50 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a ViT with an LLM block."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import ViTConfig
+
+from .configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
+
+
+@strict
+class ViTWithLLMBlockConfig(WithLLMBlockConfigMixin, ViTConfig):
+    r"""
+    Configuration of a [`ViTWithLLMBlockModel`]: everything of [`~transformers.ViTConfig`], and the block.
+
+    Args:
+        llm_block (`LLMBlockConfig` or `dict`, *optional*):
+            The LLM block. `None` is the plain ViT, the baseline of every comparison.
+
+    Raises:
+        `ValueError`: if `llm_block.position` is not one of -1, 0, …, `num_hidden_layers`.
+
+    Example:
+
+    ```python
+    >>> from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification
+
+    >>> config = ViTWithLLMBlockConfig(
+    ...     hidden_size=192,
+    ...     num_attention_heads=3,
+    ...     intermediate_size=768,
+    ...     llm_block=LLMBlockConfig(llm_name_or_path="HuggingFaceTB/SmolLM2-135M", layer_index=-1),
+    ... )
+    >>> model = ViTWithLLMBlockForImageClassification(config)
+    ```"""
+
+    model_type = "vit_with_llm_block"
+
+    llm_block: LLMBlockConfig | dict | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if isinstance(self.llm_block, LLMBlockConfig) and not -1 <= self.llm_block.position <= self.num_hidden_layers:
+            raise ValueError(
+                f"llm_block.position is {self.llm_block.position}; with num_hidden_layers={self.num_hidden_layers} it "
+                f"is -1 (after the last layer), 0 (before the first) or k up to {self.num_hidden_layers} (after layer "
+                "k)."
+            )
+
+
+__all__ = ["ViTWithLLMBlockConfig"]

@@ -1,0 +1,333 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Taking decoder layers out of a language model and calling them directly, without causal mask and positions."""
+
+import copy
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+
+
+FINAL_NORM_NAMES = (
+    "norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "ln_f",
+    "norm_f",
+    "layer_norm",
+    "final_norm",
+    "layernorm",
+    "embedding_norm",
+)
+# Modules with "Attention" in their name that mix tokens by a recurrence instead of a softmax over all of them.
+_NOT_SELF_ATTENTION = re.compile("Linear|Lightning|Rwkv|Recurrent|Delta|Mamba")
+
+
+@dataclass
+class LLMLayers:
+    """
+    Decoder layers of a language model, and what is needed to load and call them.
+
+    Args:
+        llm (`PreTrainedModel`): the language model on the meta device, with all its layers.
+        stack_path (`str`): where its layers are, such as `layers` or `decoder.layers`.
+        indices (`list[int]`): the layers taken, counted from 0.
+        layers (`nn.ModuleList`): those layers.
+        final_norm (`nn.Module`, *optional*): the norm after its last layer.
+        final_norm_path (`str`, *optional*): where that norm is.
+        rotary (`nn.Module`, *optional*): its rotary embedding, on the CPU.
+        hidden_size (`int`): its width.
+    """
+
+    llm: PreTrainedModel
+    stack_path: str
+    indices: list[int]
+    layers: nn.ModuleList
+    final_norm: nn.Module | None
+    final_norm_path: str | None
+    rotary: nn.Module | None
+    hidden_size: int
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.llm.config.get_text_config(decoder=True)
+
+    def layer_path(self, index: int) -> str:
+        return f"{self.stack_path}.{index}"
+
+
+def supported_attention(llm_config: PreTrainedConfig) -> str | None:
+    """The attention implementation asked for, or eager where the family has no SDPA (soft-capping, sinks, ALiBi)."""
+    requested = llm_config.get_text_config(decoder=True)._attn_implementation
+    if requested == "sdpa" and not cast(type[PreTrainedModel], MODEL_MAPPING[type(llm_config)])._supports_sdpa:
+        return "eager"
+    return requested
+
+
+def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """
+    The language model on the meta device: it takes no memory and reads no weights.
+
+    Raises:
+        `ValueError`: for a model that is not a decoder, is quantised, or that transformers cannot build.
+    """
+    name = llm_config.model_type
+    if llm_config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder; the LLM block takes layers of decoder language models.")
+    if type(llm_config) not in MODEL_MAPPING or not (
+        type(llm_config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        or type(llm_config.get_text_config(decoder=True)) in MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
+        raise ValueError(f"{name} is not a decoder language model of transformers; it has no causal-LM class.")
+    if getattr(llm_config, "quantization_config", None) is not None:
+        raise ValueError(f"This {name} checkpoint is quantised (llm_config.quantization_config): use the original.")
+    llm_config = copy.deepcopy(llm_config)
+    attention = supported_attention(llm_config)
+    with torch.device("meta"):
+        if attention is None:
+            return AutoModel.from_config(llm_config, dtype=dtype)
+        return AutoModel.from_config(llm_config, dtype=dtype, attn_implementation=attention)
+
+
+def _find_stack(llm: PreTrainedModel, num_layers: int) -> str:
+    stacks = [n for n, m in llm.named_modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
+    if not stacks:
+        raise ValueError(f"{type(llm).__name__} has no stack of {num_layers} decoder layers.")
+    # Beside a vision tower of the same depth, the language model's stack is named as such.
+    return min(stacks, key=lambda n: (not re.search(r"decoder|language_model|text_model", n), n.count("."), len(n)))
+
+
+def _check_layer(layer: nn.Module, index: int, text_config: PreTrainedConfig) -> None:
+    """Refuses by name a layer that cannot stand alone between two projections."""
+    where = f"Layer {index} of {text_config.model_type} ({type(layer).__name__})"
+    layer_types = getattr(text_config, "layer_types", None) or []
+    layer_type = layer_types[index] if index < len(layer_types) else ""
+    attention = [
+        m
+        for m in layer.modules()
+        if "Attention" in type(m).__name__ and not _NOT_SELF_ATTENTION.search(type(m).__name__)
+    ]
+    if not attention or layer_type in ("linear_attention", "conv", "mamba"):
+        kind = layer_type or "recurrent or convolutional"
+        raise ValueError(f"{where} has no self-attention ({kind}). Choose a layer_index with self-attention.")
+    causal = [m.is_causal for m in layer.modules() if hasattr(m, "is_causal")]
+    if causal and not any(causal):
+        raise ValueError(f"{where} is not a decoder layer: its attention is not causal in the language model.")
+    if getattr(text_config, "is_decoder", None) is False and not causal:
+        raise ValueError(f"{where} is not a decoder layer: llm_config.is_decoder is False.")
+    parameters = inspect.signature(inspect.unwrap(type(layer).forward)).parameters
+    if any(getattr(m, "is_kv_shared_layer", False) for m in layer.modules()):
+        raise ValueError(f"{where} reads the keys and values of an earlier layer, so it cannot run alone.")
+    if "per_layer_input" in parameters and getattr(text_config, "hidden_size_per_layer_input", None):
+        raise ValueError(f"{where} needs an embedding of the input words for each layer, so it cannot run alone.")
+    known = {"self", "hidden_states", "x", "args", "kwargs", *_layer_arguments(None, None, None)}
+    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    unknown = sorted(required - known)
+    if len(unknown) > (0 if {"hidden_states", "x"} & set(parameters) else 1):
+        raise ValueError(f"{where} needs {unknown} to run, which only its whole language model provides.")
+
+
+def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int], dtype: torch.dtype) -> LLMLayers:
+    """
+    Builds a language model on the meta device and takes layers out of it.
+
+    Args:
+        llm_config (`PreTrainedConfig`): the language model's configuration.
+        layer_index (`int` or `list[int]`): layers, negative from the end.
+        dtype (`torch.dtype`): of the layers' parameters.
+
+    Raises:
+        `ValueError`: for an index out of range, or a layer that cannot run alone.
+    """
+    llm = build_llm(llm_config, dtype)
+    text_config = llm.config.get_text_config(decoder=True)
+    num_layers = text_config.num_hidden_layers
+    indices = layer_index if isinstance(layer_index, list) else [layer_index]
+    for index in indices:
+        if not -num_layers <= index < num_layers:
+            raise ValueError(
+                f"layer_index {index} is out of range: {text_config.model_type} here has {num_layers} layers, "
+                f"0 to {num_layers - 1} or -{num_layers} to -1."
+            )
+    indices = [index % num_layers for index in indices]
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"layer_index {layer_index} names a layer twice.")
+    stack_path = _find_stack(llm, num_layers)
+    owner_path = stack_path.rpartition(".")[0]
+    owner = llm.get_submodule(owner_path)
+    layers = nn.ModuleList([llm.get_submodule(f"{stack_path}.{index}") for index in indices])
+    for index, layer in zip(indices, layers):
+        _check_layer(layer, index, text_config)
+        _make_bidirectional(layer)
+    norm_name = next((n for n in FINAL_NORM_NAMES if isinstance(getattr(owner, n, None), nn.Module)), None)
+    rotary = getattr(owner, "rotary_emb", None)
+    if rotary is not None:
+        with torch.device("cpu"):
+            rotary = type(rotary)(config=text_config)
+    return LLMLayers(
+        llm=llm,
+        stack_path=stack_path,
+        indices=indices,
+        layers=layers,
+        final_norm=getattr(owner, norm_name) if norm_name else None,
+        final_norm_path=f"{owner_path}.{norm_name}".lstrip(".") if norm_name else None,
+        rotary=rotary,
+        hidden_size=text_config.hidden_size,
+    )
+
+
+def _make_bidirectional(layer: nn.Module) -> None:
+    # Without a mask SDPA is causal wherever a module says so.
+    for module in layer.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False  # type: ignore[assignment]
+
+
+def disable_dropout(layers: nn.Module) -> None:
+    """A frozen layer adds no noise: OPT and GPT-2 come with dropout 0.1, and `train()` would differ from `eval()`."""
+    for module in layers.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if ("drop" in name or name == "input_jitter_noise") and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def has_rotary(llm_layers: LLMLayers) -> bool:
+    """Whether the language model has rotary positions, in a module of its own or (GPT-J, CodeGen) in the layer."""
+    inside = any(hasattr(m, "embed_positions") or hasattr(m, "rotary_dim") for m in llm_layers.layers.modules())
+    return llm_layers.rotary is not None or inside
+
+
+def rotary_embeddings(rotary: nn.Module | None, config: PreTrainedConfig, index: int, num_positions: int) -> Any:
+    """
+    The family's own rotary embeddings at positions 0 to `num_positions - 1`, on the CPU, in the structure that its
+    layers take. Position 0 is the identity rotation, times the family's attention scaling (YaRN, LongRoPE).
+    """
+    if rotary is None:
+        return None
+    kwargs = {}
+    if "layer_type" in inspect.signature(rotary.forward).parameters:
+        kwargs["layer_type"] = config.layer_types[index]
+    with torch.device("cpu"):
+        positions = torch.arange(num_positions)[None]
+        return rotary(torch.zeros(1, num_positions, config.hidden_size), positions, **kwargs)
+
+
+def attention_bias(
+    attention_mask: torch.Tensor | None, hidden_states: torch.Tensor, causal: bool
+) -> torch.Tensor | None:
+    """
+    The additive mask of `(batch, 1, 1 or tokens, tokens)`, or `None` where every token sees every token.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding.
+        hidden_states (`torch.Tensor` of shape `(batch, tokens, width)`): gives size, device and data type.
+        causal (`bool`): whether a token sees only itself and those before it.
+    """
+    if attention_mask is None and not causal:
+        return None
+    batch, tokens, _ = hidden_states.shape
+    device = hidden_states.device
+    # The lowest number of the narrowest type on the way (eager attention takes its softmax in float32): a lower one
+    # would become -inf there, and a row of nothing but padding NaN.
+    lowest = max(torch.finfo(hidden_states.dtype).min, torch.finfo(torch.float32).min)
+    if torch.is_autocast_enabled(device.type):
+        lowest = max(lowest, torch.finfo(torch.get_autocast_dtype(device.type)).min)
+    masked = torch.zeros(1, 1, 1, tokens, dtype=torch.bool, device=device)
+    if attention_mask is not None:
+        masked = ~attention_mask.to(device=device, dtype=torch.bool)[:, None, None, :]
+    if causal:
+        # A token always sees itself: padding before the first token would otherwise see nothing at all.
+        later = torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu(1)
+        masked = (masked | later) & ~torch.eye(tokens, dtype=torch.bool, device=device)
+    return hidden_states.new_zeros(masked.shape).masked_fill(masked, lowest).expand(batch, -1, -1, -1)
+
+
+def _layer_arguments(bias, position_ids, position_embeddings) -> dict[str, Any]:
+    """Everything that a decoder layer of any family may ask for, by the names the families use."""
+    return {
+        "attention_mask": bias,
+        "position_ids": position_ids,
+        "position_embeddings": position_embeddings,
+        "past_key_values": None,
+        "past_key_value": None,
+        "layer_past": None,
+        "use_cache": False,
+        "output_attentions": False,
+        "alibi": None,
+        "position_bias": None,
+    }
+
+
+def accepted_arguments(layer: nn.Module) -> frozenset[str]:
+    """The arguments of `_layer_arguments` that this layer's `forward` takes."""
+    parameters = inspect.signature(inspect.unwrap(type(layer).forward)).parameters
+    names = set(_layer_arguments(None, None, None)) & set(parameters)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        names.add("position_embeddings")
+    return frozenset(names)
+
+
+def call_layer(
+    layer: nn.Module,
+    accepted: frozenset[str],
+    config: PreTrainedConfig,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    causal: bool,
+    position_ids: torch.Tensor,
+    position_embeddings: Any,
+) -> torch.Tensor:
+    """
+    Calls a decoder layer of any family directly.
+
+    Args:
+        layer (`nn.Module`): the layer.
+        accepted (`frozenset[str]`): see [`accepted_arguments`].
+        config (`PreTrainedConfig`): the configuration that the layer's modules hold.
+        hidden_states (`torch.Tensor` of shape `(batch, tokens, width)`): its input.
+        attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding.
+        causal (`bool`): whether a token sees only itself and those before it.
+        position_ids (`torch.Tensor` of shape `(1, tokens)`): all zero without positions.
+        position_embeddings: the rotary embeddings at these positions, in the family's own structure.
+    """
+    batch, tokens, _ = hidden_states.shape
+    if config._attn_implementation in ("eager", "sdpa", None):
+        bias = attention_bias(attention_mask, hidden_states, causal)
+    elif causal:
+        raise ValueError(
+            "attention='causal' works with attn_implementation 'sdpa' or 'eager', not "
+            f"{config._attn_implementation!r}."
+        )
+    else:
+        # In the form that flash or flex attention takes.
+        bias = create_bidirectional_mask(config, hidden_states, attention_mask)  # type: ignore[assignment]
+    arguments = _layer_arguments(bias, position_ids, position_embeddings)
+    if config.model_type == "bloom":
+        arguments["alibi"] = hidden_states.new_zeros(batch * config.n_head, 1, tokens)
+    elif config.model_type == "mpt":
+        arguments["position_bias"] = hidden_states.new_zeros(config.n_heads, 1, tokens)
+        arguments["attention_mask"] = None if bias is None else bias < 0  # True = not seen
+    elif config.model_type in ("falcon", "xglm"):
+        # These insist on a mask, XGLM on one of exactly this shape.
+        bias = hidden_states.new_zeros(batch, 1, 1, tokens) if bias is None else bias
+        arguments["attention_mask"] = bias.expand(batch, 1, tokens, tokens)
+    output = layer(hidden_states, **{name: arguments[name] for name in accepted})
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def expand_positions(position_embeddings: Any, tokens: int, like: torch.Tensor) -> Any:
+    """Rotary embeddings of position 0 repeated for every token, in the device and (if real) data type of `like`."""
+    return tree_map(
+        lambda p: p.to(like.device, like.dtype if p.is_floating_point() else None).expand(
+            p.shape[0], tokens, *p.shape[2:]
+        ),
+        position_embeddings,
+    )

@@ -1,0 +1,202 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""The base class of models with an LLM block: how they are loaded, saved and frozen."""
+
+import os
+import re
+import shutil
+import tempfile
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from .configuration_llm_block import LLMBlockConfig
+
+
+# What `from_pretrained` does not hand to the model's constructor, and the layer's reader needs: see `_loading_from`.
+LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
+_HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
+
+
+@contextmanager
+def _loading_from(name_or_path, kwargs: dict[str, Any]):
+    """Remembers, while a model is loaded, how to reach the Hub and the block that its folder was saved with."""
+    hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if kwargs.get(name) is not None}
+    block = None
+    if name_or_path is not None and kwargs.get("gguf_file") is None:
+        try:
+            stored, _ = PreTrainedConfig.get_config_dict(
+                name_or_path, revision=kwargs.get("revision"), subfolder=kwargs.get("subfolder", ""), **hub_kwargs
+            )
+        except OSError:
+            stored = {}  # an adapter folder, or nothing at all: `from_pretrained` itself says what is wrong
+        block = stored if stored.get("model_type") == LLMBlockConfig.model_type else stored.get("llm_block")
+    loading = {"hub_kwargs": hub_kwargs, "source": name_or_path, "stored_block": block}
+    token = LOADING.set(loading)
+    try:
+        yield loading
+    finally:
+        LOADING.reset(token)
+
+
+class PreTrainedModelWithLLMBlock(PreTrainedModel):
+    """
+    Base class of every model with an LLM block: how it is loaded and saved.
+
+    A model that has a block holds it as `llm_block` and its host under `base_model_prefix`.
+    """
+
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _no_split_modules = ["LLMBlock"]
+
+    # Where the block's tensors are in the state dictionary; the block itself sets it to "".
+    _llm_block_prefix = "llm_block."
+
+    def _get_llm_block(self):
+        return self.llm_block
+
+    def post_init(self):
+        super().post_init()
+        self._keys_to_ignore_on_save = self._keys_left_out_of_checkpoints()
+
+    def _llm_keys(self) -> set[str]:
+        return {self._llm_block_prefix + name for name in self._get_llm_block().llm_tensors()}
+
+    def _keys_left_out_of_checkpoints(self) -> set[str]:
+        """Trainer's resume warns unless `_keys_to_ignore_on_save` is exactly what its checkpoints leave out."""
+        block = self._get_llm_block()
+        if block is None or not block.can_be_left_out():
+            return set()
+        # A block inside somebody else's model is saved by that model, which knows nothing of light checkpoints.
+        return set() if block is self and block.config.save_weights else self._llm_keys()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, **kwargs):
+        r"""
+        As in transformers. In addition `llm_block` may be given: an [`LLMBlockConfig`] adds a block to the checkpoint
+        of a plain host, `{"llm_name_or_path": …}` says where the language model of a saved model has moved to.
+
+        Raises:
+            `ValueError`: if the folder says that it holds the LLM layer and does not, or if the layer read from the
+                language model is not the one that the model was trained with.
+        """
+        with _loading_from(pretrained_model_name_or_path, kwargs) as loading:
+            stored_block = loading["stored_block"] or {"save_weights": False}
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if (block := model._get_llm_block()) is not None:
+            on_disk = [name for name, device in getattr(model, "hf_device_map", {}).items() if device == "disk"]
+            if not stored_block.get("save_weights", True) and any(
+                name.startswith("llm_block") or name == "" for name in on_disk
+            ):
+                raise ValueError(
+                    f"device_map puts the LLM block on the disk, and {pretrained_model_name_or_path} does not hold "
+                    "its layer, which is offloaded from there. Keep llm_block on another device, or save the model "
+                    "self-contained first (llm_block.save_weights=True)."
+                )
+            block.remember_llm_tensors()
+        return loaded
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs
+    ):
+        r"""
+        As in transformers, with these rules for the LLM layer: it is written if `config.llm_block.save_weights`, or if
+        it would be lost otherwise (random, trainable, or changed since it was read). Trainer's `checkpoint-<n>`
+        folders are light and keep the names of the modules, which its resume needs. `save_weights` in the written
+        `config.json` says what the folder holds. Files are replaced only once all of them are complete.
+        """
+        block = self._get_llm_block()
+        folder = os.fspath(save_directory)
+        if os.path.isfile(folder):
+            raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
+        is_trainer_checkpoint = re.fullmatch(r"checkpoint-\d+", os.path.basename(os.path.normpath(folder))) is not None
+        if kwargs.pop("save_original_format", not is_trainer_checkpoint):
+            kwargs["state_dict"] = self._with_published_names(kwargs.get("state_dict"))
+        kwargs["save_original_format"] = False
+        with (
+            _written_atomically(folder, is_main_process) as written_folder,
+            self._llm_block_as_saved(block, light=is_trainer_checkpoint),
+        ):
+            super().save_pretrained(written_folder, is_main_process=is_main_process, **kwargs)
+        if push_to_hub and is_main_process:
+            hub_names = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")
+            hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}
+            hub_kwargs.setdefault("repo_id", os.path.basename(os.path.normpath(folder)))
+            self.push_to_hub(**hub_kwargs)
+
+    def _with_published_names(self, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
+        """
+        The state dictionary with the host's keys as its published checkpoints have them. transformers' own
+        `save_original_format` would put the block's keys through the host's renames, too.
+        """
+        is_adapter = getattr(self, "_hf_peft_config_loaded", False)
+        is_offloaded = {"cpu", "disk"} & {str(d) for d in getattr(self, "hf_device_map", {}).values()}
+        if self._get_llm_block() is self or is_adapter or is_offloaded:
+            return state_dict  # offloaded tensors are fetched by their names in the model
+        state_dict = dict(self.state_dict() if state_dict is None else state_dict)
+        prefix = f"{self.base_model_prefix}."
+        host = {
+            name.removeprefix(prefix): state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)
+        }
+        host = revert_weight_conversion(getattr(self, self.base_model_prefix), host)
+        return {**{prefix + name: tensor for name, tensor in host.items()}, **state_dict}
+
+    @contextmanager
+    def _llm_block_as_saved(self, block, light: bool):
+        """While saving, configuration and ignored keys say what the folder will hold."""
+        if block is None or getattr(self, "_hf_peft_config_loaded", False):
+            yield
+            return
+        config = block.config
+        before = config.save_weights, config.fingerprint, self._keys_to_ignore_on_save
+        unchanged = block.can_be_left_out() and block.is_as_read()
+        config.save_weights = not (unchanged and (light or not config.save_weights))
+        config.fingerprint = config.fingerprint if unchanged or config.trainable else None
+        self._keys_to_ignore_on_save = set() if config.save_weights else self._llm_keys()
+        try:
+            yield
+        finally:
+            config.save_weights, config.fingerprint, self._keys_to_ignore_on_save = before
+
+    def freeze_host(self) -> None:
+        """Freezes the host: only the projections, the head (and a trainable LLM layer) are trained."""
+        for parameter in getattr(self, self.base_model_prefix).parameters():
+            parameter.requires_grad_(False)
+
+    def print_trainable_parameters(self) -> None:
+        """Prints the number of trained parameters, of all parameters, and their ratio."""
+        trainable, total = self.num_parameters(only_trainable=True), self.num_parameters()
+        share = 100 * trainable / total
+        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
+
+
+@contextmanager
+def _written_atomically(folder: str, is_main_process: bool):
+    """Hands out a temporary folder in `folder`; its files replace those of `folder` when all have been written."""
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as written:
+        yield written
+        if not is_main_process:
+            return
+        names = sorted(os.listdir(written), key=lambda name: name == "config.json")
+        if any(name.startswith("model") for name in names):
+            for name in os.listdir(folder):
+                if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", name) and name not in names:
+                    os.remove(os.path.join(folder, name))
+        for name in names:
+            target = os.path.join(folder, name)
+            if os.path.isdir(target):
+                shutil.rmtree(target)
+            os.replace(os.path.join(written, name), target)
+
+
+__all__ = ["LOADING", "PreTrainedModelWithLLMBlock"]
