@@ -1,0 +1,370 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""A small server that speaks the Hub's endpoints over folders, and counts what is asked of it.
+
+```python
+with HubServer() as hub:
+    hub.add("someone/model", folder)
+    hub.add("someone/gated", folder, token="hf_secret")
+    with hub.active(cache_dir):          # huggingface_hub of this process talks to the server
+        AutoConfig.from_pretrained("someone/model")
+    subprocess.run(command, env=hub.env(cache_dir))
+    hub.bytes_sent, hub.requests
+```
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import huggingface_hub
+from huggingface_hub import constants, hf_api
+
+
+@dataclass
+class Repository:
+    """One repository: what the server answers with for each of its revisions."""
+
+    kind: str
+    name: str
+    commits: dict = field(default_factory=dict)  # commit -> folder
+    refs: dict = field(default_factory=dict)  # branch or tag -> commit
+    token: str | None = None
+    gated: bool = False
+
+    def resolve(self, revision):
+        commit = self.refs.get(revision, revision)
+        return commit if commit in self.commits else None
+
+    def files(self, commit):
+        folder = self.commits[commit]
+        return {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    status: int
+    bytes_sent: int = 0
+    range: str | None = None
+
+
+class HubServer:
+    """Serves folders as Hub repositories on a free local port."""
+
+    def __init__(self):
+        self.repositories = {}
+        self.requests = []
+        self._lock = threading.Lock()
+        self._server = None
+
+    def __enter__(self):
+        hub = self
+
+        class Handler(HubHandler):
+            server_state = hub
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc):
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def add(self, name, folder, kind="models", token=None, gated=False, revision="main"):
+        """Serves `folder` as repository `name`; called again for one name, it is the next commit of `revision`.
+
+        Args:
+            kind (`str`): `"models"` or `"datasets"`.
+            token (`str`, *optional*): without this bearer token the repository is not found (401).
+            gated (`bool`): with `token`: metadata is public, files answer 401 `GatedRepo` (403 to another token).
+        """
+        repository = self.repositories.setdefault((kind, name), Repository(kind, name))
+        repository.token, repository.gated = token, gated
+        commit = hashlib.sha1(f"{kind}/{name}/{revision}/{len(repository.commits)}".encode()).hexdigest()
+        repository.commits[commit] = Path(folder)
+        repository.refs[revision] = commit
+        return commit
+
+    def record(self, request):
+        with self._lock:
+            self.requests.append(request)
+
+    def clear(self):
+        with self._lock:
+            self.requests.clear()
+
+    @property
+    def bytes_sent(self):
+        return sum(r.bytes_sent for r in self.requests)
+
+    def downloaded(self, name=None):
+        """Names of the files whose content was sent, in order."""
+        out = []
+        for r in self.requests:
+            match = re.match(r"^/(?:datasets/)?(.+?)/resolve/[^/]+/(.+)$", r.path)
+            if match and r.method == "GET" and r.status in (200, 206) and name in (None, match[1]):
+                out.append(match[2])
+        return out
+
+    def env(self, cache_dir, **extra):
+        """Environment for a subprocess whose Hub is this server."""
+        changed = {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(cache_dir),
+            "HF_HUB_CACHE": str(Path(cache_dir) / "hub"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+        dropped = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+        return {**{k: v for k, v in os.environ.items() if k not in dropped}, **changed, **extra}
+
+    @contextlib.contextmanager
+    def active(self, cache_dir):
+        """Points the huggingface_hub of this process at the server, with its cache in `cache_dir`."""
+        changed = {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(Path(cache_dir) / "hub"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_TOKEN_PATH": str(Path(cache_dir) / "token"),
+        }
+        before = {k: getattr(constants, k) for k in changed}
+        environment = {k: os.environ.get(k) for k in ("NO_PROXY", "no_proxy", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
+        endpoint = hf_api.api.endpoint
+        os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+        os.environ.pop("HF_TOKEN", None)
+        os.environ.pop("HUGGING_FACE_HUB_TOKEN", None)
+        for name, value in changed.items():
+            setattr(constants, name, value)
+        hf_api.api.endpoint = self.url
+        # the client reads the proxy settings once, when it is made
+        huggingface_hub.close_session()
+        try:
+            yield self
+        finally:
+            for name, value in before.items():
+                setattr(constants, name, value)
+            hf_api.api.endpoint = endpoint
+            for name, value in environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            huggingface_hub.close_session()
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """`/api/{kind}/{repo}[/revision|tree|paths-info/…]`, `/{repo}/resolve/{revision}/{file}`, `/api/whoami-v2`."""
+
+    protocol_version = "HTTP/1.1"
+    server_state: HubServer
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.answer()
+
+    def do_POST(self):
+        self.answer()
+
+    def answer(self):
+        url = urlsplit(self.path)
+        self.request_body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = unquote(url.path)
+        api = re.match(r"^/api/(models|datasets)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?$", path)
+        file = re.match(r"^/(?:(datasets)/)?(.+?)/resolve/([^/]+)/(.+)$", path)
+        if path == "/api/whoami-v2":
+            token = self.token()
+            known = {r.token for r in self.server_state.repositories.values() if r.token}
+            if token in known:
+                self.send_json({"name": "tester", "type": "user", "auth": {"accessToken": {"role": "read"}}})
+            else:
+                self.fail(401, None, "Invalid credentials in Authorization header")
+        elif file:
+            self.send_file_of(file[1] or "models", file[2], file[3], file[4])
+        elif api:
+            self.send_api(api[1], api[2], api[3], api[4] or "main", api[5] or "", parse_qs(url.query))
+        else:
+            self.fail(404, None, f"no such endpoint: {path}")
+
+    def token(self):
+        kind, _, token = (self.headers.get("Authorization") or "").partition(" ")
+        return token if kind == "Bearer" else None
+
+    def find(self, kind, name, revision, content):
+        """(repository, commit), or None after the refusal was sent as the Hub sends it."""
+        repository = self.server_state.repositories.get((kind, name))
+        if repository is None:
+            # the Hub does not tell strangers which repositories exist
+            self.fail(404 if self.token() else 401, "RepoNotFound", "Repository not found")
+            return None
+        if repository.token and self.token() != repository.token:
+            if not repository.gated:
+                self.fail(404 if self.token() else 401, "RepoNotFound", "Repository not found")
+                return None
+            if content:
+                self.fail(403 if self.token() else 401, "GatedRepo", f"Access to model {name} is restricted")
+                return None
+        commit = repository.resolve(revision)
+        if commit is None:
+            self.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return None
+        return repository, commit
+
+    def send_api(self, kind, name, action, revision, folder, query):
+        found = self.find(kind, name, revision, content=False)
+        if found is None:
+            return
+        repository, commit = found
+        files = repository.files(commit)
+        if action in (None, "revision"):
+            self.send_json(
+                {
+                    "_id": commit[:24],
+                    "id": name,
+                    "modelId": name,
+                    "sha": commit,
+                    "private": bool(repository.token and not repository.gated),
+                    "gated": "auto" if repository.gated else False,
+                    "disabled": False,
+                    "downloads": 0,
+                    "likes": 0,
+                    "tags": [],
+                    "siblings": [{"rfilename": f} for f in files],
+                }
+            )
+        elif action == "tree":
+            recursive = query.get("recursive", ["false"])[0].lower() in ("true", "1")
+            entries = tree(files, folder, recursive)
+            if folder and not entries:
+                self.fail(404, "EntryNotFound", f"{folder} does not exist on {revision}")
+            else:
+                self.send_json(entries)
+        else:
+            form = (self.headers.get("Content-Type") or "").startswith("application/x-www-form-urlencoded")
+            body = self.request_body.decode()
+            paths = parse_qs(body).get("paths", []) if form else json.loads(body or "{}").get("paths", [])
+            entries = tree(files, "", True)
+            self.send_json([e for e in entries if e["path"] in paths])
+
+    def send_file_of(self, kind, name, revision, file_name):
+        found = self.find(kind, name, revision, content=True)
+        if found is None:
+            return
+        repository, commit = found
+        path = repository.files(commit).get(file_name)
+        if path is None:
+            self.fail(404, "EntryNotFound", "Entry not found", commit=commit)
+            return
+        size = path.stat().st_size
+        start, stop, status = 0, size, 200
+        asked = re.match(r"^bytes=(\d*)-(\d*)$", self.headers.get("Range") or "")
+        if asked:
+            if asked[1]:
+                start, stop = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else size, size)
+            else:
+                start = max(size - int(asked[2]), 0)
+            if start >= size:
+                self.fail(416, None, "Range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
+                return
+            status = 206
+        self.send_response(status)
+        self.send_header("ETag", f'"{blob_id(path)}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(stop - start))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        self.end_headers()
+        sent = 0
+        if self.command != "HEAD":
+            with open(path, "rb") as f:
+                f.seek(start)
+                while sent < stop - start:
+                    chunk = f.read(min(1 << 20, stop - start - sent))
+                    if not chunk:
+                        break
+                    self.wfile.write(chunk)
+                    sent += len(chunk)
+        self.note(status, sent)
+
+    def send_json(self, value):
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.note(200, len(body))
+
+    def fail(self, status, code, message, commit=None, headers=None):
+        body = json.dumps({"error": message}).encode()
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", message)
+        if commit:
+            self.send_header("X-Repo-Commit", commit)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        self.note(status, 0)
+
+    def note(self, status, sent):
+        path = unquote(urlsplit(self.path).path)
+        self.server_state.record(Request(self.command, path, status, sent, self.headers.get("Range")))
+
+
+def blob_id(path):
+    # names the content, as git's and LFS's ids do
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def tree(files, folder, recursive):
+    prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    entries, folders = [], {}
+    for name, path in files.items():
+        if not name.startswith(prefix):
+            continue
+        rest = name[len(prefix) :].split("/")
+        for depth in range(1, len(rest)):
+            sub = prefix + "/".join(rest[:depth])
+            if (recursive or depth == 1) and sub not in folders:
+                folders[sub] = {
+                    "type": "directory",
+                    "path": sub,
+                    "oid": hashlib.sha1(sub.encode()).hexdigest(),
+                    "size": 0,
+                }
+        if recursive or len(rest) == 1:
+            entries.append({"type": "file", "path": name, "oid": blob_id(path), "size": path.stat().st_size})
+    return [*folders.values(), *entries]

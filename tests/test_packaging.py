@@ -1,0 +1,119 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from paths import REPO
+
+
+MODELING_MAY_IMPORT = {"torch", "transformers", "safetensors", "huggingface_hub", "numpy"}
+MODELING_FILES = sorted((REPO / "modeling").glob("*.py"))
+
+# Run in a fresh interpreter: what `import hf_frozen_llm` adds to the imports every user of transformers has.
+IMPORT_PROBE = """
+import logging, sys
+import torch
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+root_handlers, root_level = list(logging.root.handlers), logging.root.level
+before = set(sys.modules)
+sockets = []
+sys.addaudithook(lambda event, args: sockets.append(event) if event.startswith("socket.") else None)
+import hf_frozen_llm
+
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+heavy = new & {"datasets", "evaluate", "peft", "matplotlib", "pandas", "typer"}
+assert not heavy, f"import hf_frozen_llm imports {heavy}"
+assert not sockets, f"import hf_frozen_llm uses the network: {sockets}"
+assert (list(logging.root.handlers), logging.root.level) == (root_handlers, root_level), "logging was set up"
+assert not logging.getLogger("hf_frozen_llm").handlers, "logging was set up"
+"""
+
+
+def test_import_is_light():
+    run = subprocess.run([sys.executable, "-c", IMPORT_PROBE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == "", run.stderr
+
+
+def guarded_by_is_gguf_available(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+    """Whether `node` lies in a function or branch whose source asks `is_gguf_available()`."""
+    while node in parents:
+        node = parents[node]
+        if isinstance(node, ast.If | ast.FunctionDef) and any(
+            isinstance(name, ast.Name) and name.id == "is_gguf_available" for name in ast.walk(node)
+        ):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("path", MODELING_FILES, ids=lambda path: path.name)
+def test_modeling_travels(path: Path):
+    """Files of modeling/ are copied to the Hub, so they import the allowed packages and flat siblings only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"{where}: imports from outside modeling/"
+            assert node.module, f"{where}: write `from .x import y`, not `from . import x`"
+            assert "." not in node.module, f"{where}: modeling/ is flat"
+            assert (path.parent / f"{node.module}.py").is_file(), f"{where}: no sibling {node.module}.py"
+            continue
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        else:
+            continue
+        for module in modules:
+            package = module.partition(".")[0]
+            if package == "gguf":
+                assert guarded_by_is_gguf_available(node, parents), f"{where}: gguf without is_gguf_available()"
+            else:
+                allowed = package in MODELING_MAY_IMPORT or package in sys.stdlib_module_names
+                assert allowed, f"{where}: imports {module}"
+
+
+@pytest.mark.parametrize("path", MODELING_FILES, ids=lambda path: path.name)
+def test_modeling_registers_nothing(path: Path):
+    """A `register` in a file that travels would let the next repository load without `trust_remote_code`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr not in {"register", "register_for_auto_class"}, f"{path.name}:{node.lineno}"
+
+
+def test_every_module_has_the_licence_line():
+    header = "# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.\n"
+    folders = ["hf_frozen_llm", "modeling", "recipes", "benchmarks", "tests", ".ci"]
+    paths = [REPO / "setup.py", *(path for folder in folders for path in (REPO / folder).rglob("*.py"))]
+    assert [str(path.relative_to(REPO)) for path in paths if not path.read_text("utf-8").startswith(header)] == []
+
+
+def test_wheel_is_complete(tmp_path: Path):
+    # A copy of the sources, so that the build leaves nothing in the working tree.
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for name in ["setup.py", "pyproject.toml", "LICENSE", "README.md"]:
+        if (REPO / name).exists():
+            (sources / name).write_bytes((REPO / name).read_bytes())
+    expected = {"hf_frozen_llm/py.typed"}
+    for folder, target in [
+        ("hf_frozen_llm", "hf_frozen_llm"),
+        ("modeling", "hf_frozen_llm/modeling"),
+        ("recipes", "hf_frozen_llm/recipes"),
+    ]:
+        for path in (REPO / folder).rglob("*"):
+            if path.suffix in {".py", ".yaml"} or path.name == "py.typed":
+                name = path.relative_to(REPO / folder)
+                (sources / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (sources / folder / name).write_bytes(path.read_bytes())
+                expected.add(f"{target}/{name.as_posix()}")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(sources)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == expected
