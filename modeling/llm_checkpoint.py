@@ -41,7 +41,7 @@ SAFETENSORS_DTYPES = {
 }
 
 # Architectures whose GGUF tensors are those of the transformers layer, up to the row order of q and k in "llama".
-GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "smollm3", "olmo2", "stablelm", "starcoder2")
+GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "stablelm", "starcoder2")
 
 # struct codes and sizes of the value types of GGUF metadata; 8 is a string and 9 an array
 # (specification: github.com/ggml-org/ggml, docs/gguf.md).
@@ -444,7 +444,10 @@ def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -
     commit = None
     if not os.path.isdir(name_or_path):
         commit = extract_commit_hash(cached_file(name_or_path, "config.json", revision=revision, **hub_kwargs), None)
-    config = AutoConfig.from_pretrained(
-        name_or_path, revision=commit or revision, trust_remote_code=False, **hub_kwargs
-    )
+    try:
+        config = AutoConfig.from_pretrained(
+            name_or_path, revision=commit or revision, trust_remote_code=False, **hub_kwargs
+        )
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{name_or_path}: config.json is not the configuration of a model ({error}).") from error
     return config, commit

@@ -62,12 +62,11 @@ class LLMLayers:
         return f"{self.stack_path}.{index}"
 
 
-def supported_attention(llm_config: PreTrainedConfig) -> str | None:
-    """The attention implementation asked for, or eager where the family has no SDPA (soft-capping, sinks, ALiBi)."""
-    requested = llm_config.get_text_config(decoder=True)._attn_implementation
-    if requested == "sdpa" and not cast(type[PreTrainedModel], MODEL_MAPPING[type(llm_config)])._supports_sdpa:
-        return "eager"
-    return requested
+def has_sdpa(llm_config: PreTrainedConfig) -> bool:
+    """Whether the family's layers give the same with SDPA: not those with ALiBi, sinks, or soft-capped scores."""
+    model_class = cast(type[PreTrainedModel], MODEL_MAPPING[type(llm_config)])
+    soft_cap = getattr(llm_config.get_text_config(decoder=True), "attn_logit_softcapping", None)
+    return model_class._supports_sdpa and soft_cap is None
 
 
 def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -88,7 +87,9 @@ def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     if getattr(llm_config, "quantization_config", None) is not None:
         raise ValueError(f"This {name} checkpoint is quantised (llm_config.quantization_config): use the original.")
     llm_config = copy.deepcopy(llm_config)
-    attention = supported_attention(llm_config)
+    attention = llm_config.get_text_config(decoder=True)._attn_implementation
+    if attention in (None, "sdpa") and not has_sdpa(llm_config):
+        attention = "eager"
     with torch.device("meta"):
         if attention is None:
             return AutoModel.from_config(llm_config, dtype=dtype)
@@ -215,9 +216,8 @@ def rotary_embeddings(rotary: nn.Module | None, config: PreTrainedConfig, index:
     kwargs = {}
     if "layer_type" in inspect.signature(rotary.forward).parameters:
         kwargs["layer_type"] = config.layer_types[index]
-    with torch.device("cpu"):
-        positions = torch.arange(num_positions)[None]
-        return rotary(torch.zeros(1, num_positions, config.hidden_size), positions, **kwargs)
+    positions = torch.arange(num_positions, device="cpu")[None]
+    return rotary(torch.zeros(1, num_positions, config.hidden_size, device="cpu"), positions, **kwargs)
 
 
 def attention_bias(

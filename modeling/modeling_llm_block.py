@@ -26,8 +26,8 @@ from .llm_layer import (
     disable_dropout,
     expand_positions,
     has_rotary,
+    has_sdpa,
     rotary_embeddings,
-    supported_attention,
 )
 from .pretrained_model import LOADING, PreTrainedModelWithLLMBlock
 
@@ -101,12 +101,18 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             disable_dropout(self.llm_layers)
 
         self.bytes_read = 0
+        self._text_config = self._llm_config.get_text_config(decoder=True)
         self._layer_config = built.config
+        self._has_sdpa = has_sdpa(self._llm_config)
+        self._llm_paths = {f"llm_layers.{i}.": built.layer_path(index) for i, index in enumerate(built.indices)}
+        if config.final_norm == "pretrained":
+            self._llm_paths["final_norm."] = cast(str, built.final_norm_path)
         self._accepted = [accepted_arguments(layer) for layer in self.llm_layers]
         # In a list, so that it is no submodule: its buffers would come back uninitialised from `from_pretrained`.
         self._rotary = [built.rotary]
         self._indices = built.indices
-        self._position_zero = [rotary_embeddings(built.rotary, built.config, index, 1) for index in built.indices]
+        with torch.device("cpu"):  # not on the meta device of `from_pretrained`
+            self._position_zero = [rotary_embeddings(built.rotary, built.config, index, 1) for index in built.indices]
         self._llm_tensor_names = sorted(self._named_llm_tensors())
         self._digest_as_read: str | None = None
         self.post_init()
@@ -294,22 +300,18 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         self, checkpoint: LLMCheckpoint, targets: dict[str, torch.Tensor]
     ) -> dict[str, str | torch.Tensor]:
         """From names in this block to keys of the checkpoint, or to tensors where these had to be converted."""
-        built = build_llm_layers(self._llm_config, self.config.layer_index, self._layer_dtype())
-        modules = {f"llm_layers.{i}.": built.layer_path(index) for i, index in enumerate(built.indices)}
-        if self.config.final_norm == "pretrained":
-            modules["final_norm."] = cast(str, built.final_norm_path)
         sources: dict[str, str | torch.Tensor] = {}
-        for prefix, path in modules.items():
+        for prefix, path in self._llm_paths.items():
             expected = {name.removeprefix(prefix) for name in targets if name.startswith(prefix)}
             found: dict[str, Any] = dict(checkpoint.keys_under(path, expected))
             if not found:
                 raise ValueError(
-                    f"{checkpoint.name_or_path} holds no tensors of {path} of {built.config.model_type}. It is not "
-                    "the checkpoint of this language model, or lacks that layer (layer_index "
+                    f"{checkpoint.name_or_path} holds no tensors of {path} of {self._text_config.model_type}. It is "
+                    "not the checkpoint of this language model, or lacks that layer (layer_index "
                     f"{self.config.layer_index})."
                 )
             if not expected <= set(found):
-                found = _convert(built.llm, path, {name: checkpoint.read(key) for name, key in found.items()})
+                found = _convert(self._build_llm(), path, {name: checkpoint.read(key) for name, key in found.items()})
             if missing := sorted(expected - set(found)):
                 raise ValueError(
                     f"{checkpoint.name_or_path} lacks tensors of {path}: {missing}. The checkpoint is incomplete, or "
@@ -382,9 +384,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 f"attention_mask has the shape {tuple(attention_mask.shape)}; it must be (batch, tokens) = "
                 f"{tuple(hidden_states.shape[:2])}, with 1 for tokens and 0 for padding."
             )
-        attention = supported_attention(self._llm_config)
-        if attention is not None and attention != self._layer_config._attn_implementation:
-            self._layer_config._attn_implementation_internal = attention  # after `set_attn_implementation`
+        self._follow_attn_implementation()
 
         projected = self.input_projection(hidden_states)
         layer_input = projected.to(self._dtype_of_layers())
@@ -397,6 +397,14 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             output = output + layer_input
         output = self.output_projection(output.to(projected.dtype))
         return output + hidden_states if self.config.residual in ("outer", "hybrid") else output
+
+    def _follow_attn_implementation(self) -> None:
+        """`set_attn_implementation` reaches the LLM's configuration; the layer follows where its family can."""
+        wanted = self._text_config._attn_implementation
+        if wanted == "sdpa" and not self._has_sdpa:
+            wanted = "eager"
+        if wanted is not None and wanted != self._layer_config._attn_implementation:
+            self._layer_config._attn_implementation_internal = wanted
 
     def _dtype_of_layers(self) -> torch.dtype:
         return next(p.dtype for p in self.llm_layers.parameters() if p.is_floating_point())

@@ -21,6 +21,10 @@ LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
 _HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 
 
+_INDEX = "model.safetensors.index.json"
+_WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+
+
 @contextmanager
 def _loading_from(name_or_path, kwargs: dict[str, Any]):
     """Remembers, while a model is loaded, how to reach the Hub and the block that its folder was saved with."""
@@ -187,16 +191,21 @@ def _written_atomically(folder: str, is_main_process: bool):
         yield written
         if not is_main_process:
             return
-        names = sorted(os.listdir(written), key=lambda name: name == "config.json")
-        if any(name.startswith("model") for name in names):
-            for name in os.listdir(folder):
-                if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", name) and name not in names:
-                    os.remove(os.path.join(folder, name))
-        for name in names:
+        names = os.listdir(written)
+        new = {name for name in names if _WEIGHT_FILE.fullmatch(name)}
+        old = {name for name in os.listdir(folder) if _WEIGHT_FILE.fullmatch(name)} if new else set()
+        if _INDEX in new:
+            # Shards have the same names in every save: while they are replaced, nothing may point at them.
+            for name in old & {_INDEX, "model.safetensors"}:
+                os.remove(os.path.join(folder, name))
+                old.remove(name)
+        for name in sorted(names, key=lambda name: (name == "config.json", name == _INDEX)):
             target = os.path.join(folder, name)
             if os.path.isdir(target):
                 shutil.rmtree(target)
             os.replace(os.path.join(written, name), target)
+        for name in old - new:
+            os.remove(os.path.join(folder, name))
 
 
 __all__ = ["LOADING", "PreTrainedModelWithLLMBlock"]
