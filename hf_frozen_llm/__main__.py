@@ -1,0 +1,6 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+from hf_frozen_llm.cli import main
+
+
+if __name__ == "__main__":
+    main()

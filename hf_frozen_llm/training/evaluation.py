@@ -1,0 +1,104 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""`hf-frozen-llm evaluate`: a saved model on labelled images."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+
+# Not the top-level name: before transformers 5.20 that one asks for torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from hf_frozen_llm.data.images import collate_images, load_split
+from hf_frozen_llm.training.arguments import DataArguments, EvaluationArguments
+from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
+from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
+from hf_frozen_llm.training.train import (
+    ClassificationLoss,
+    best_five,
+    build_eval_dataset,
+    compute_accuracy,
+    count_parameters,
+)
+
+
+def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    Evaluates a saved model, prints the results and writes them beside the model (into the current folder for a model
+    from the Hub).
+
+    Args:
+        model_name_or_path (`str`):
+            Folder or Hub id of the model.
+        overrides (`Sequence[str]`, *optional*):
+            Flags: the fields of [`EvaluationArguments`] and the keys of a recipe.
+
+    Returns:
+        `dict[str, Any]`: what was written.
+    """
+    recipe = read_evaluation_recipe(model_name_or_path, overrides)
+    evaluation_args = recipe.arguments(EvaluationArguments)
+    data_args = recipe.arguments(DataArguments)
+    split = evaluation_args.split or data_args.eval_split
+    if split is None:
+        raise ValueError("split is not set; say what to evaluate on, as in `--split test`.")
+
+    # A light model reads its LLM layer again, from another place if a flag says so.
+    moved = read_recipe(None, overrides, [EvaluationArguments]).llm_block
+    model = AutoModelForImageClassification.from_pretrained(
+        model_name_or_path, **({"llm_block": moved} if moved else {})
+    )
+    processor = AutoImageProcessor.from_pretrained(model_name_or_path, backend="pil")
+    dataset = load_split(data_args, split, data_args.max_eval_samples)
+    eval_dataset = build_eval_dataset(data_args, split, dataset, processor, model.config.label2id)
+    names = ("per_device_eval_batch_size", "dataloader_num_workers", "use_cpu", "bf16", "fp16", "tf32", "disable_tqdm")
+    with tempfile.TemporaryDirectory() as output_dir:
+        args = TrainingArguments(
+            output_dir,
+            dataloader_pin_memory=torch.cuda.is_available() and not recipe.values.get("use_cpu", False),
+            label_names=["labels"],
+            remove_unused_columns=False,
+            report_to="none",
+            **{name: recipe.values[name] for name in names if name in recipe.values},
+        )
+        trainer = Trainer(
+            model,
+            args,
+            data_collator=collate_images,
+            compute_loss_func=ClassificationLoss(label_smoothing=0.0),
+            compute_metrics=compute_accuracy,
+            preprocess_logits_for_metrics=best_five,
+        )
+        metrics = trainer.evaluate(eval_dataset)
+
+    results = {
+        "model": model_name_or_path,
+        "dataset": {"name": data_args.dataset_name, "revision": data_args.dataset_revision, "split": split},
+        "metrics": metrics,
+        "parameters": count_parameters(model),
+        "versions": collect_versions(),
+        "git_revision": find_git_revision(),
+        "device": describe_device(args.device),
+    }
+    if trainer.is_world_process_zero():
+        print(json.dumps(results, indent=2), flush=True)
+        folder = Path(model_name_or_path) if Path(model_name_or_path).is_dir() else Path()
+        write_json(evaluation_args.output_file or folder / "eval_results.json", results)
+    return results
+
+
+def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe that is named, or the one the model was trained by, or flags alone."""
+    extra = [EvaluationArguments]
+    given = read_recipe(None, overrides, extra).values
+    trained = Path(model_name_or_path, "results.json")
+    if "recipe" in given:
+        return read_recipe(given["recipe"], overrides, extra)
+    if trained.is_file() and "dataset_name" not in given:
+        settings = json.loads(trained.read_text(encoding="utf-8"))["recipe"]
+        return recipe_from_dict(settings, overrides, str(trained), extra)
+    return read_recipe(None, overrides, extra)

@@ -1,0 +1,262 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Recipes: flat YAML files whose keys are dataclass fields, and the command-line flags that override them."""
+
+import dataclasses
+import enum
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers import PreTrainedConfig, TrainingArguments
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import hf_frozen_llm.recipes
+from hf_frozen_llm import LLMBlockConfig
+from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
+
+
+GROUPS = ("llm_block", "host")
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML alone reads `1e-3` as a string."""
+
+
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+@dataclass
+class Recipe:
+    """
+    The settings of one run, cast to the types of their fields.
+
+    Args:
+        values (`dict[str, Any]`):
+            The flat keys that were given.
+        llm_block (`dict[str, Any]`, *optional*):
+            Fields of [`LLMBlockConfig`]; `None` is the plain host.
+        host (`dict[str, Any]`):
+            Fields of the host's configuration, and `name_or_path` of a published host to start from.
+    """
+
+    values: dict[str, Any]
+    llm_block: dict[str, Any] | None
+    host: dict[str, Any]
+
+    def arguments(self, cls: type, **defaults: Any) -> Any:
+        """Builds one of the argument dataclasses; `defaults` stand where the recipe says nothing."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        given = {key: value for key, value in self.values.items() if key in names}
+        return cls(**{**defaults, **given})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.values, "llm_block": self.llm_block, "host": self.host}
+
+
+def read_recipe(path: str | Path | None, overrides: Sequence[str] = (), extra: Sequence[type] = ()) -> Recipe:
+    """
+    Reads a recipe and applies command-line overrides.
+
+    Args:
+        path (`str` or `Path`, *optional*):
+            The YAML file. A path that does not exist is looked up among the recipes of this package.
+        overrides (`Sequence[str]`, *optional*):
+            Flags such as `["--learning_rate", "1e-3", "--llm_block.layer_index", "30"]`.
+        extra (`Sequence[type]`, *optional*):
+            Dataclasses whose fields are valid keys too.
+
+    Returns:
+        [`Recipe`]: the settings.
+    """
+    entries: dict[str, tuple[yaml.Node, str]] = {}
+    if path is not None:
+        file = find_recipe(path)
+        add_entries(entries, compose(file.read_text(encoding="utf-8"), str(file)), str(file))
+    add_overrides(entries, overrides)
+    return cast_entries(entries, extra)
+
+
+def recipe_from_dict(settings: dict[str, Any], overrides: Sequence[str], source: str, extra: Sequence[type]) -> Recipe:
+    """Like [`read_recipe`], from what [`Recipe.to_dict`] gave."""
+    entries: dict[str, tuple[yaml.Node, str]] = {}
+    add_entries(entries, compose(yaml.safe_dump(settings), source), source)
+    add_overrides(entries, overrides)
+    return cast_entries(entries, extra)
+
+
+def find_recipe(path: str | Path) -> Path:
+    file, folder = Path(path).expanduser(), Path(hf_frozen_llm.recipes.__file__).parent
+    for candidate in (file, folder / file):
+        if candidate.is_file():
+            return candidate
+    recipes = [recipe.relative_to(folder) for recipe in folder.glob("*/*.yaml") if recipe.parent.name != "accelerate"]
+    known = sorted(str(recipe) for recipe in recipes)
+    raise FileNotFoundError(f"There is no recipe {file}. The package has: {', '.join(known)}.")
+
+
+def compose(text: str, source: str) -> yaml.Node:
+    try:
+        return yaml.compose(text, Loader=RecipeLoader) or yaml.MappingNode("tag:yaml.org,2002:map", [])
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not valid YAML: {error}") from error
+
+
+def add_entries(entries: dict[str, tuple[yaml.Node, str]], root: yaml.Node, source: str) -> None:
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{source} must hold `key: value` lines.")
+    for key, node, where in items(root, source, entries):
+        if key in GROUPS and isinstance(node, yaml.MappingNode):
+            entries[key] = (compose("{}", source), where)
+            for name, value, line in items(node, source, entries, prefix=f"{key}."):
+                entries[name] = (value, line)
+        else:
+            entries[key] = (node, where)
+
+
+def items(node: yaml.MappingNode, source: str, seen: dict, prefix: str = ""):
+    for key_node, value_node in node.value:
+        key, where = prefix + str(key_node.value), f"{source}, line {key_node.start_mark.line + 1}"
+        if key in seen:
+            raise ValueError(f"{where}: `{key}` was already set at {seen[key][1]}; remove one of the two.")
+        yield key, value_node, where
+
+
+def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence[str]) -> None:
+    remaining = list(overrides)
+    while remaining:
+        flag = remaining.pop(0)
+        if not flag.startswith("--") or len(flag) == 2:
+            raise ValueError(f"Command line: expected `--key value`, got {flag!r}.")
+        key, equals, text = flag[2:].partition("=")
+        if not equals:
+            # A flag alone switches on, as in `--resume`.
+            text = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
+        where = f"command line, --{key}"
+        group = key.partition(".")[0]
+        if group in GROUPS:
+            if key == group:
+                for name in [name for name in entries if name.startswith(f"{group}.")]:
+                    del entries[name]
+            else:
+                entries[group] = (compose("{}", where), where)
+        entries[key] = (compose(text, where) if text else yaml.ScalarNode("tag:yaml.org,2002:str", ""), where)
+
+
+def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type]) -> Recipe:
+    valid: dict[str, Any] = {}
+    for cls in (ModelArguments, DataArguments, RunArguments, TrainingArguments, *extra):
+        valid |= {field.name: field.type for field in dataclasses.fields(cls)}
+    model_type = "vit_with_llm_block"
+    if "model_type" in entries:
+        model_type = cast("model_type", valid["model_type"], *entries["model_type"])
+    valid |= {f"llm_block.{name}": type_ for name, type_ in own_fields(LLMBlockConfig).items()}
+    valid |= {f"host.{name}": type_ for name, type_ in own_fields(CONFIG_MAPPING[model_type]).items()}
+    valid["host.name_or_path"] = str
+    del valid["host.llm_block"]
+
+    recipe = Recipe(values={}, llm_block=None, host={})
+    for key, (node, where) in entries.items():
+        group, _, name = key.partition(".")
+        if key in GROUPS:
+            value = construct(node)
+            if value not in (None, {}):
+                raise ValueError(f"{where}: `{key}` must be null or hold `field: value` lines, got {value!r}.")
+            if key == "llm_block" and value == {}:
+                recipe.llm_block = {}
+            continue
+        if key not in valid:
+            nearest = get_close_matches(key, [*valid, *GROUPS], n=1, cutoff=0)[0]
+            raise ValueError(f"{where}: unknown key `{key}`; the nearest valid key is `{nearest}`.")
+        value = cast(key, valid[key], node, where)
+        if group == "llm_block":
+            recipe.llm_block = {**(recipe.llm_block or {}), name: value}
+        elif group == "host":
+            recipe.host[name] = value
+        else:
+            recipe.values[key] = value
+    return recipe
+
+
+def own_fields(config_class: type) -> dict[str, Any]:
+    """The fields of a configuration class without those that every configuration has."""
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return {field.name: field.type for field in dataclasses.fields(config_class) if field.name not in common}
+
+
+def construct(node: yaml.Node) -> Any:
+    loader = RecipeLoader("")
+    return loader.construct_document(node)
+
+
+def cast(key: str, annotation: Any, node: yaml.Node, where: str) -> Any:
+    """Casts a YAML node to the annotation of the field `key`, or refuses."""
+    value = construct(node)
+    choices = flatten(annotation)
+    if value is None and types.NoneType in choices:
+        return None
+    if any(isinstance(choice, type) and issubclass(choice, enum.Enum) for choice in choices):
+        choices = [choice for choice in choices if choice is not str]
+    for choice in choices:
+        try:
+            return cast_to(choice, node, value)
+        except (OverflowError, TypeError, ValueError):
+            continue
+    allowed = " or ".join(describe(choice) for choice in choices)
+    got = node.value if isinstance(node, yaml.ScalarNode) else value
+    raise ValueError(f"{where}: `{key}` must be {allowed}, got {got!r}.")
+
+
+def flatten(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [choice for part in typing.get_args(annotation) for choice in flatten(part)]
+    return [annotation]
+
+
+def cast_to(choice: Any, node: yaml.Node, value: Any) -> Any:
+    origin = typing.get_origin(choice) or choice
+    is_scalar = isinstance(node, yaml.ScalarNode)
+    if origin is Any:
+        return value
+    if origin is Literal:
+        if is_scalar and node.value in typing.get_args(choice):
+            return node.value
+    elif origin in (list, tuple):
+        if isinstance(node, yaml.SequenceNode):
+            part = (typing.get_args(choice) or (Any,))[0]
+            return [cast_to(part, item, construct(item)) for item in node.value]
+    elif origin is dict:
+        if isinstance(value, dict):
+            return value
+    elif not is_scalar or value is None:
+        pass
+    elif origin is bool:
+        if isinstance(value, bool):
+            return value
+    elif origin is int:
+        if not isinstance(value, bool) and float(value) == int(float(value)):
+            return int(value if isinstance(value, int) else float(value))
+    elif origin is float:
+        if not isinstance(value, bool):
+            return float(value)
+    elif origin is str:
+        # The text itself: YAML reads `no` as false and `010` as 8.
+        return node.value
+    elif isinstance(origin, type) and issubclass(origin, enum.Enum):
+        return origin(node.value).value
+    raise ValueError
+
+
+def describe(choice: Any) -> str:
+    if typing.get_origin(choice) is Literal:
+        return " or ".join(repr(value) for value in typing.get_args(choice))
+    if isinstance(choice, type) and issubclass(choice, enum.Enum):
+        return " or ".join(repr(member.value) for member in choice)
+    return "null" if choice is types.NoneType else getattr(choice, "__name__", str(choice))

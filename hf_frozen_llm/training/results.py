@@ -1,0 +1,59 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""The record of a run: a JSON file beside the model."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hf_frozen_llm
+
+
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "safetensors", "numpy")
+
+
+def collect_versions() -> dict[str, str]:
+    versions = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "hf_frozen_llm": hf_frozen_llm.__version__, **versions}
+
+
+def find_git_revision() -> str | None:
+    """The commit of the checkout this package runs from, with `-dirty` if it was changed; `None` outside of one."""
+    root = Path(hf_frozen_llm.__file__).resolve().parents[1]
+    try:
+        top, commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (
+                ["rev-parse", "--show-toplevel"],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if Path(top).resolve() != root:
+        return None
+    return f"{commit}-dirty" if changes else commit
+
+
+def describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,289 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""`hf-frozen-llm train`: a recipe run by the Trainer of transformers."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForImageClassification,
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    enable_full_determinism,
+    set_seed,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+from transformers.trainer_callback import ExportableState
+
+from hf_frozen_llm import LLMBlockConfig
+from hf_frozen_llm.data.images import (
+    HFDataset,
+    ImageDataset,
+    ImagePreparer,
+    StreamingImageDataset,
+    build_augmentation,
+    build_image_processor,
+    collate_images,
+    find_class_names,
+    load_split,
+    match_labels,
+)
+from hf_frozen_llm.metrics import TopKAccuracy
+from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
+from hf_frozen_llm.training.checkpoints import find_checkpoints, find_defect, last_complete_checkpoint
+from hf_frozen_llm.training.recipe import Recipe, read_recipe
+from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
+
+
+def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    Trains the model of a recipe, saves it in `output_dir`, and writes `results.json` there last of all.
+
+    Args:
+        recipe_path (`str` or `Path`):
+            The YAML file.
+        overrides (`Sequence[str]`, *optional*):
+            Flags such as `["--learning_rate", "1e-3", "--llm_block.layer_index", "30"]`.
+
+    Returns:
+        `dict[str, Any]`: what was written to `results.json`.
+    """
+    recipe = read_recipe(recipe_path, overrides)
+    run_args = recipe.arguments(RunArguments)
+    model_args = recipe.arguments(ModelArguments)
+    data_args = recipe.arguments(DataArguments)
+    args = build_training_arguments(recipe, run_args, data_args)
+    llm_block = None if recipe.llm_block is None else LLMBlockConfig(**recipe.llm_block)
+    checkpoint = find_checkpoint_to_resume(args, run_args)
+
+    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+    with args.main_process_first(desc="loading the data"):
+        train_split = load_split(data_args, data_args.train_split, data_args.max_train_samples)
+        eval_split = None
+        if data_args.eval_split is not None:
+            eval_split = load_split(data_args, data_args.eval_split, data_args.max_eval_samples)
+        class_names = find_class_names(data_args, train_split)
+        label2id = {name: index for index, name in enumerate(class_names)}
+    model = build_model(model_args, recipe.host, llm_block, label2id)
+    if model_args.freeze_host:
+        model.freeze_host()
+    if checkpoint is not None:
+        check_llm_layer(checkpoint, model)
+
+    processor = build_image_processor(data_args, model.config.image_size, recipe.host.get("name_or_path"))
+    augmentation = build_augmentation(data_args, model.config.image_size)
+    label_ids = match_labels(data_args, train_split, label2id)
+    data_seed = args.seed if args.data_seed is None else args.data_seed
+    prepare = ImagePreparer(data_args, data_args.train_split, processor, label_ids, augmentation, data_seed)
+    train_dataset: ImageDataset | StreamingImageDataset
+    if data_args.streaming:
+        train_split = train_split.shuffle(seed=data_seed, buffer_size=data_args.shuffle_buffer_size)
+        train_dataset = StreamingImageDataset(train_split, prepare, repeat=True)
+    else:
+        train_dataset = ImageDataset(train_split, prepare)
+    eval_dataset = None
+    if eval_split is not None:
+        eval_dataset = build_eval_dataset(data_args, data_args.eval_split, eval_split, processor, label2id)
+
+    progress = RunProgress(train_dataset)
+    trainer = Trainer(
+        model,
+        args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        data_collator=collate_images,
+        processing_class=processor,
+        compute_loss_func=ClassificationLoss(args.label_smoothing_factor),
+        compute_metrics=compute_accuracy,
+        preprocess_logits_for_metrics=best_five,
+        callbacks=[progress],
+    )
+    if trainer.is_world_process_zero():
+        print(describe_model(model), flush=True)
+    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = progress.seconds()
+    metrics = {**result.metrics, **(trainer.evaluate() if eval_dataset is not None else {})}
+    trainer.save_model()
+
+    results = {
+        "metrics": metrics,
+        "parameters": count_parameters(model),
+        "recipe": {**asdict(model_args), **asdict(data_args), **asdict(run_args), **recipe.to_dict()},
+        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "versions": collect_versions(),
+        "seed": args.seed,
+        "git_revision": find_git_revision(),
+        "device": describe_device(args.device),
+        "num_processes": args.world_size,
+        "train_time_seconds": seconds,
+        "resumed_from_checkpoint": None if checkpoint is None else checkpoint.name,
+        "log_history": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        write_json(Path(str(args.output_dir), "results.json"), results)
+        print(json.dumps(metrics, indent=2), flush=True)
+    return results
+
+
+def build_training_arguments(recipe: Recipe, run_args: RunArguments, data_args: DataArguments) -> TrainingArguments:
+    if not recipe.values.get("output_dir"):
+        raise ValueError("output_dir is not set; say where the model goes, as in `--output_dir runs/first`.")
+    if run_args.base_learning_rate is not None and "learning_rate" in recipe.values:
+        raise ValueError(
+            "base_learning_rate and learning_rate are both set; remove one of them (`--base_learning_rate null`)."
+        )
+    if data_args.streaming and recipe.values.get("max_steps", -1) <= 0:
+        raise ValueError("streaming needs max_steps: the length of a stream is not known.")
+    args = recipe.arguments(
+        TrainingArguments,
+        data_seed=recipe.values.get("seed", TrainingArguments.seed),
+        dataloader_pin_memory=torch.cuda.is_available() and not recipe.values.get("use_cpu", False),
+        ddp_find_unused_parameters=False,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        report_to="none",
+    )
+    if data_args.eval_split is None and args.eval_strategy != "no":
+        raise ValueError(f"eval_strategy is {args.eval_strategy.value!r}, but there is no eval_split to evaluate on.")
+    if data_args.eval_split is not None and args.dataloader_drop_last:
+        raise ValueError("dataloader_drop_last would leave out images of eval_split as well; remove it.")
+    if run_args.base_learning_rate is not None:
+        images_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        args.learning_rate = run_args.base_learning_rate * images_per_step / 512
+    return args
+
+
+def find_checkpoint_to_resume(args: TrainingArguments, run_args: RunArguments) -> Path | None:
+    output_dir = str(args.output_dir)
+    if (args.fsdp or args.deepspeed) and (run_args.resume or args.resume_from_checkpoint is not None):
+        raise ValueError("resume knows the checkpoints of one process and of DDP, not those of fsdp and deepspeed.")
+    if args.resume_from_checkpoint is not None and str(args.resume_from_checkpoint).lower() not in ("true", "false"):
+        defect = find_defect(args.resume_from_checkpoint, args.world_size)
+        if defect is not None:
+            raise ValueError(f"resume_from_checkpoint is {args.resume_from_checkpoint!r}, but {defect}")
+        return Path(args.resume_from_checkpoint)
+    if run_args.resume or str(args.resume_from_checkpoint).lower() == "true":
+        return last_complete_checkpoint(output_dir, args.world_size)
+    if find_checkpoints(output_dir):
+        raise ValueError(
+            f"output_dir {output_dir} holds the checkpoints of an earlier run. Go on with it by `--resume true`, "
+            "or choose another output_dir."
+        )
+    return None
+
+
+def build_model(
+    args: ModelArguments, host: dict[str, Any], llm_block: LLMBlockConfig | None, label2id: dict[str, int]
+) -> PreTrainedModelWithLLMBlock:
+    config_class = CONFIG_MAPPING[args.model_type]
+    host = {
+        **host,
+        "id2label": {index: name for name, index in label2id.items()},
+        "label2id": label2id,
+        "llm_block": llm_block,
+    }
+    name_or_path = host.pop("name_or_path", None)
+    if name_or_path is None:
+        model = AutoModelForImageClassification.from_config(config_class(**host))
+    else:
+        model_class: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config_class]
+        # A head for other classes than ours is replaced.
+        model = model_class.from_pretrained(name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, **host)
+    if model.config.num_channels != 3:
+        raise ValueError(f"host.num_channels is {model.config.num_channels}; images are read with 3 channels (RGB).")
+    return model
+
+
+def check_llm_layer(checkpoint: Path, model: PreTrainedModelWithLLMBlock) -> None:
+    """A checkpoint does not hold the LLM layer: the one read now must be the one it was trained with."""
+    block = model.config.llm_block
+    stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("llm_block")
+    if (block is None) != (stored is None):
+        there, here = ("an", "none") if block is None else ("no", "one")
+        raise ValueError(f"{checkpoint} has {there} llm_block, but the recipe has {here}; they are different runs.")
+    if block is not None and stored.get("fingerprint") not in (None, block.fingerprint):
+        raise ValueError(
+            f"{checkpoint} was trained with the LLM layer of fingerprint {stored['fingerprint']} "
+            f"({stored['llm_name_or_path']}, layer {stored['layer_index']}), but llm_block.llm_name_or_path "
+            f"{block.llm_name_or_path!r}, layer {block.layer_index}, has {block.fingerprint}."
+        )
+
+
+def build_eval_dataset(
+    args: DataArguments, split: str, dataset: HFDataset, processor, label2id: dict[str, int]
+) -> ImageDataset | StreamingImageDataset:
+    prepare = ImagePreparer(args, split, processor, match_labels(args, dataset, label2id))
+    if args.streaming:
+        return StreamingImageDataset(dataset, prepare, repeat=False)
+    return ImageDataset(dataset, prepare)
+
+
+class ClassificationLoss:
+    """Cross-entropy. Labels are smoothed in training only, so that evaluation losses of all runs compare."""
+
+    def __init__(self, label_smoothing: float):
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+        label_smoothing = self.label_smoothing if torch.is_grad_enabled() else 0.0
+        loss = F.cross_entropy(outputs["logits"].float(), labels, reduction="sum", label_smoothing=label_smoothing)
+        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def best_five(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.topk(min(5, logits.shape[-1])).indices
+
+
+def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    metric = TopKAccuracy(keep_in_memory=True)
+    return metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+
+
+class RunProgress(TrainerCallback, ExportableState):
+    """Tells the training data which epoch it is, and adds up the time of all sessions of a resumed run."""
+
+    def __init__(self, dataset: ImageDataset | StreamingImageDataset):
+        self.dataset = dataset
+        self.earlier_seconds = 0.0
+        self.started = time.monotonic()
+
+    def seconds(self) -> float:
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"earlier_seconds": self.seconds()}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        stored = state.stateful_callbacks.get("RunProgress", {})
+        self.earlier_seconds = stored.get("attributes", {}).get("earlier_seconds", 0.0)
+        self.started = time.monotonic()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if isinstance(self.dataset, ImageDataset):
+            self.dataset.set_epoch(int(state.epoch or 0))
+
+
+def count_parameters(model: PreTrainedModel) -> dict[str, int]:
+    total, trainable = model.num_parameters(), model.num_parameters(only_trainable=True)
+    return {"total": total, "trainable": trainable, "frozen": total - trainable}
+
+
+def describe_model(model: PreTrainedModel) -> str:
+    numbers = ", ".join(f"{count:,} {name}" for name, count in count_parameters(model).items())
+    block = model.config.llm_block
+    if block is None:
+        return f"{type(model).__name__}: parameters: {numbers}; no LLM block"
+    return (
+        f"{type(model).__name__}: parameters: {numbers}; LLM: {block.llm_name_or_path}, layer {block.layer_index}, "
+        f"weights {block.weights}, fingerprint {block.fingerprint}"
+    )

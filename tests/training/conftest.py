@@ -1,0 +1,62 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+import datasets
+import pytest
+from tiny_runs import TINY, write_llama, write_parquet
+
+from hf_frozen_llm.cli import main
+
+
+RECIPE = """\
+dataset_name: {data}
+eval_split: test
+llm_block:
+  llm_name_or_path: {llm}
+random_crop_scale: [0.3, 1]
+random_flip: true
+host:
+  hidden_dropout_prob: 0.1
+num_train_epochs: 3
+learning_rate: 1e-3
+weight_decay: 0.05
+lr_scheduler_type: cosine_with_min_lr
+lr_scheduler_kwargs: {{min_lr: 1e-5}}
+warmup_steps: 0.1
+label_smoothing_factor: 0.1
+eval_strategy: epoch
+save_strategy: steps
+save_steps: 5
+logging_steps: 5
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_and_fast_datasets():
+    datasets.disable_progress_bars()
+    # Seconds that datasets waits at the end of each pass over a shuffled stream.
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return write_parquet(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def llm(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory, data, llm):
+    """A recipe that uses everything: augmentation, dropout, schedule, evaluation, checkpoints."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE.format(data=data, llm=llm))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, recipe):
+    """The recipe's run, not interrupted: 24 steps, checkpoints at 5, 10, 15, 20 and 24."""
+    output_dir = tmp_path_factory.mktemp("finished") / "run"
+    main(["train", str(recipe), *TINY, "--output_dir", str(output_dir)])
+    return output_dir

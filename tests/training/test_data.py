@@ -1,0 +1,240 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import CLASSES, make_split, write_image_folder, write_parquet
+from torch.utils.data import DataLoader
+
+from hf_frozen_llm.data.images import (
+    Augmentation,
+    ImageDataset,
+    ImagePreparer,
+    StreamingImageDataset,
+    build_image_processor,
+    collate_images,
+    find_class_names,
+    load_split,
+    match_labels,
+)
+from hf_frozen_llm.training.arguments import DataArguments
+
+
+LABEL2ID = {name: index for index, name in enumerate(CLASSES)}
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    return write_parquet(tmp_path_factory.mktemp("parquet"), image="img")
+
+
+def load(args, split="train", augmentation=None, label2id=LABEL2ID, max_samples=None):
+    dataset = load_split(args, split, max_samples)
+    processor = build_image_processor(args, 16, None)
+    prepare = ImagePreparer(args, split, processor, match_labels(args, dataset, label2id), augmentation)
+    return StreamingImageDataset(dataset, prepare, repeat=False) if args.streaming else ImageDataset(dataset, prepare)
+
+
+def crops(scale=(0.3, 1.0), flip=True):
+    return Augmentation((16, 16), list(scale), flip, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["parquet", "file", "images"])
+def test_forms_of_data_give_the_same_tensors(tmp_path, form, streaming):
+    if form == "images":
+        args = DataArguments(write_image_folder(tmp_path, {"train": 12, "test": 6}), streaming=streaming)
+    else:
+        folder = write_parquet(tmp_path, {"train": 12, "test": 6})
+        file = f"{folder}/train-00000-of-00001.parquet"
+        args = DataArguments(file if form == "file" else folder, streaming=streaming)
+    assert find_class_names(args, load_split(args, "train")) == CLASSES
+    batch = collate_images(list(load(args)))
+    order = torch.argsort(batch["labels"], stable=True)
+
+    expected = make_split(12, seed=0)
+    processor = build_image_processor(args, 16, None)
+    pixels = processor([row["image"] for row in expected], return_tensors="pt")["pixel_values"]
+    labels = torch.tensor(expected["label"])
+    assert batch["labels"][order].tolist() == sorted(labels.tolist())
+    assert torch.equal(
+        batch["pixel_values"][order].sum((1, 2, 3)).sort().values,
+        pixels[torch.argsort(labels, stable=True)].sum((1, 2, 3)).sort().values,
+    )
+    if form != "images":
+        assert torch.equal(batch["pixel_values"], pixels)
+
+
+def test_subsets_are_fixed_and_mixed(parquet):
+    args = DataArguments(parquet, image_column="img")
+    first, second = load(args, max_samples=20), load(args, max_samples=20)
+    assert len(first) == 20
+    assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(first, second))
+    assert len({row["labels"] for row in first}) > 3
+    assert len(list(load(DataArguments(parquet, image_column="img", streaming=True), max_samples=20))) == 20
+
+
+def test_labels_are_matched_by_name(parquet):
+    args = DataArguments(parquet, image_column="img")
+    turned = {name: index for index, name in enumerate(reversed(CLASSES))}
+    assert [row["labels"] for row in load(args, label2id=turned)][:6] == [5, 4, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match="the model does not know the classes ant, bee"):
+        load(args, label2id={"car": 0, "cat": 1, "dog": 2, "elk": 3, "fox": 4})
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [(["b", "a", "b"], ["a", "b"]), ([2, 0, 1], ["0", "1", "2"]), ([0, 3, 0], ["0", "1", "2", "3"])],
+)
+def test_labels_without_names(tmp_path, labels, names):
+    images = make_split(3)["image"]
+    datasets.Dataset.from_dict({"image": list(images), "label": labels}).to_parquet(tmp_path / "train.parquet")
+    args = DataArguments(str(tmp_path))
+    assert find_class_names(args, load_split(args, "train")) == names
+    label2id = {name: index for index, name in enumerate(names)}
+    assert [names[row["labels"]] for row in load(args, label2id=label2id)] == [str(label) for label in labels]
+    stream = DataArguments(str(tmp_path), streaming=True)
+    with pytest.raises(ValueError, match="Set class_names"):
+        find_class_names(stream, load_split(stream, "train"))
+    stream.class_names = names
+    assert find_class_names(stream, load_split(stream, "train")) == names
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "split", "message"),
+    [
+        ({"image_column": "image"}, "train", r"has no column 'image'; it has img, label. Set image_column"),
+        ({"label_column": "class"}, "train", r"has no column 'class'; it has img, label. Set label_column"),
+        ({}, "validation", r"\[validation\] could not be loaded: .*validation.*train.*test"),
+        ({"image_column": "label", "label_column": "img"}, "train", r"column 'label' holds no images"),
+    ],
+)
+def test_wrong_columns_and_splits(parquet, changes, split, message, streaming):
+    args = DataArguments(parquet, **{"image_column": "img", "streaming": streaming, **changes})
+    with pytest.raises(ValueError, match=message):
+        load_split(args, split)
+
+
+def test_wrong_places(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        load_split(DataArguments(str(tmp_path / "nothing")), "train")
+    (tmp_path / "data.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match=r"only \.parquet files and folders"):
+        load_split(DataArguments(str(tmp_path / "data.csv")), "train")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_empty_data(tmp_path, streaming):
+    make_split(2).select([]).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"\[train\] (is empty|could not be loaded: .* corresponds to no data)"):
+        load_split(DataArguments(str(tmp_path), streaming=streaming), "train")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("damage", ["cut off", "no image", "missing"])
+def test_broken_images_are_named(tmp_path, damage, streaming):
+    rows = list(make_split(4).cast_column("image", datasets.Image(decode=False)))
+    content = {"cut off": rows[2]["image"]["bytes"][:200], "no image": b"text"}
+    rows[2]["image"] = None if damage == "missing" else {"bytes": content[damage], "path": "third.png"}
+    features = make_split(1).features
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"\[train\], row 2.*image (cannot be decoded|is missing)") as error:
+        list(load(DataArguments(str(tmp_path), streaming=streaming)))
+    assert damage == "missing" or "third.png" in str(error.value)
+
+
+def test_labels_outside_the_classes_are_named(tmp_path):
+    images = list(make_split(3)["image"])
+    datasets.Dataset.from_dict({"image": images, "label": [0, 1, -1]}).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match=r"\[test\], row 2: 'label' is -1, which is none of the 6 classes"):
+        list(load(DataArguments(str(tmp_path)), split="test"))
+
+
+def test_colour_modes_become_rgb(tmp_path):
+    images = [Image.new(mode, (8, 8), 1) for mode in ("L", "1", "I;16", "P", "LA")] + [Image.new("CMYK", (8, 8))]
+    for index, image in enumerate(images):
+        folder = tmp_path / "train" / CLASSES[index]
+        folder.mkdir(parents=True)
+        image.save(folder / f"x.{'tiff' if image.mode == 'CMYK' else 'png'}")
+    assert collate_images(list(load(DataArguments(str(tmp_path)))))["pixel_values"].shape == (6, 3, 16, 16)
+
+
+def test_centre_crop_keeps_the_aspect_ratio():
+    args = DataArguments("x", crop_pct=0.875, interpolation="bilinear")
+    processor = build_image_processor(args, 224, None)
+    stripes = np.zeros((256, 512, 3), np.uint8)
+    stripes[:, 144:368] = 255  # what is left of a 512 x 256 picture
+    pixels = processor(Image.fromarray(stripes), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 224, 224)
+    assert pixels.min() > 2  # white everywhere
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_alone(parquet):
+    args = DataArguments(parquet, image_column="img")
+    dataset = load(args, augmentation=crops())
+    loaders = [DataLoader(dataset, batch_size=7, collate_fn=collate_images, num_workers=n) for n in (0, 2)]
+    epochs = []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        here, there = (torch.cat([batch["pixel_values"] for batch in loader]) for loader in loaders)
+        assert torch.equal(here, there)
+        epochs.append(here)
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+    assert torch.equal(dataset[33]["pixel_values"], epochs[0][33])
+
+
+def test_epoch_reaches_workers_that_stay(parquet):
+    dataset = load(DataArguments(parquet, image_column="img"), augmentation=crops())
+    stay = DataLoader(dataset, batch_size=30, collate_fn=collate_images, num_workers=1, persistent_workers=True)
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        seen = torch.cat([batch["pixel_values"] for batch in stay])
+        assert torch.equal(seen, torch.stack([row["pixel_values"] for row in dataset]))
+
+
+def test_crops_lie_in_the_image_and_cover_what_they_should():
+    rng = np.random.default_rng(0)
+    augmentation = crops(scale=(0.25, 0.5))
+    shares, flips = [], 0
+    for _ in range(500):
+        left, top, width, height = augmentation.draw_crop((200, 100), rng)
+        assert left >= 0 and top >= 0 and left + width <= 200 and top + height <= 100
+        assert 0.7 < width / height < 1.4
+        shares.append(width * height / 20000)
+    assert 0.24 < min(shares) < 0.27 and 0.45 < max(shares) < 0.51
+    left, top, width, height = crops(scale=(1.0, 1.0)).draw_crop((400, 20), rng)
+    assert (width, height, top) == (27, 20, 0) and left == 186
+
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[:, :4] = 255
+    flip = Augmentation((8, 8), None, True, Image.Resampling.BICUBIC)
+    for _ in range(400):
+        image = np.asarray(flip(Image.fromarray(half), rng))
+        flips += int(image[0, 7, 0] == 255)
+    assert 160 < flips < 240
+
+
+def test_stream_repeats_in_a_new_order(parquet):
+    args = DataArguments(parquet, image_column="img", streaming=True)
+    rows = load_split(args, "train").shuffle(seed=1, buffer_size=100)
+    prepare = ImagePreparer(args, "train", build_image_processor(args, 16, None), {i: i for i in range(6)}, crops())
+    stream = iter(StreamingImageDataset(rows, prepare, repeat=True))
+    again = iter(StreamingImageDataset(rows, prepare, repeat=True))
+    drawn = [next(stream) for _ in range(120)]
+    assert [row["labels"] for row in drawn[:60]] != [row["labels"] for row in drawn[60:]]
+    assert sorted(row["labels"] for row in drawn[:60]) == sorted(row["labels"] for row in drawn[60:])
+    assert all(torch.equal(row["pixel_values"], next(again)["pixel_values"]) for row in drawn)
+
+
+def test_processor_of_a_published_host_keeps_its_figures(tmp_path):
+    build_image_processor(DataArguments("x", image_mean=[0.1, 0.2, 0.3]), 32, None).save_pretrained(tmp_path)
+    processor = build_image_processor(DataArguments("x"), 16, str(tmp_path))
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+    assert dict(processor.size)["height"] == 16
+    shutil.rmtree(tmp_path)
+    assert list(build_image_processor(DataArguments("x"), 16, None).image_mean) == [0.485, 0.456, 0.406]
