@@ -32,7 +32,7 @@ _PRETRAINED_CONFIG_KEYS = {
 }
 
 
-def _with_value_errors(cls):
+def with_value_errors(cls):
     """Makes a wrong choice or type a plain `ValueError`: the error of `strict` is not one."""
     init = cls.__init__
 
@@ -47,7 +47,7 @@ def _with_value_errors(cls):
     return cls
 
 
-@_with_value_errors
+@with_value_errors
 @strict
 class LLMBlockConfig(PreTrainedConfig):
     r"""
@@ -168,6 +168,8 @@ class WithLLMBlockConfigMixin(_HostConfig):
         llm_block: LLMBlockConfig | dict | None
 
     def __post_init__(self, **kwargs):
+        if wrong := get_close_matches("llm_block", kwargs, n=1, cutoff=0.7):
+            raise ValueError(f"{type(self).__name__} has no key {wrong[0]!r}; did you mean 'llm_block'?")
         if isinstance(self.llm_block, dict):
             self.llm_block = LLMBlockConfig(**self.llm_block)
         # A copy of its own: building the model fills it in, and one LLMBlockConfig may be given to several hosts.
@@ -201,15 +203,10 @@ class WithLLMBlockConfigMixin(_HostConfig):
 def _override_stored_block(stored: dict[str, Any], override: dict[str, Any] | LLMBlockConfig) -> dict[str, Any]:
     """Merges `from_pretrained(folder, llm_block=…)` into the block that the folder was saved with."""
     if isinstance(override, LLMBlockConfig):
-        fields = set(LLMBlockConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
-        override = {key: value for key, value in override.to_dict().items() if key in fields and value is not None}
-    for key in ("llm_config", "layer_index", "weights", "final_norm"):
-        if key in override and override[key] != stored.get(key):
-            raise ValueError(
-                f"llm_block.{key} of this checkpoint is {stored.get(key)!r} and cannot be changed to "
-                f"{override[key]!r} while loading it: its weights belong to that layer. Build the model you want from "
-                "its host's checkpoint, or pass a whole LLMBlockConfig to `Model(config)`."
-            )
+        # What an object leaves at its default stays as stored; whether the layer is the same is checked when loading.
+        default = LLMBlockConfig()
+        fields = set(LLMBlockConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - {"llm_config"}
+        override = {f: getattr(override, f) for f in sorted(fields) if getattr(override, f) != getattr(default, f)}
     moved = override.get("llm_name_or_path", stored.get("llm_name_or_path")) != stored.get("llm_name_or_path")
     # The stored commit means nothing in another place; the fingerprint still says whether the layer is the same.
     return {**stored, **({"llm_revision": None} if moved else {}), **override}

@@ -4,9 +4,10 @@
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
-from .configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
+from .configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin, with_value_errors
 
 
+@with_value_errors
 @strict
 class ViTWithLLMBlockConfig(WithLLMBlockConfigMixin, ViTConfig):
     r"""

@@ -117,6 +117,10 @@ def _check_layer(layer: nn.Module, index: int, text_config: PreTrainedConfig) ->
     if not attention or layer_type in ("linear_attention", "conv", "mamba"):
         kind = layer_type or "recurrent or convolutional"
         raise ValueError(f"{where} has no self-attention ({kind}). Choose a layer_index with self-attention.")
+    if any(isinstance(m, nn.Conv1d) or "Mamba" in type(m).__name__ for m in layer.modules()):
+        raise ValueError(f"{where} also mixes tokens by a convolution or recurrence, which depends on their order.")
+    if any("Indexer" in type(m).__name__ for m in layer.modules()):
+        raise ValueError(f"{where} attends to a selection of earlier tokens, which depends on their order.")
     causal = [m.is_causal for m in layer.modules() if hasattr(m, "is_causal")]
     if causal and not any(causal):
         raise ValueError(f"{where} is not a decoder layer: its attention is not causal in the language model.")
@@ -167,7 +171,7 @@ def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int],
         _check_layer(layer, index, text_config)
         _make_bidirectional(layer)
     norm_name = next((n for n in FINAL_NORM_NAMES if isinstance(getattr(owner, n, None), nn.Module)), None)
-    rotary = getattr(owner, "rotary_emb", None)
+    rotary = _find_rotary(owner)
     if rotary is not None:
         with torch.device("cpu"):
             rotary = type(rotary)(config=text_config)
@@ -181,6 +185,11 @@ def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int],
         rotary=rotary,
         hidden_size=text_config.hidden_size,
     )
+
+
+def _find_rotary(owner: nn.Module) -> nn.Module | None:
+    named = getattr(owner, "rotary_emb", None)
+    return named or next((m for m in owner.children() if "RotaryEmbedding" in type(m).__name__), None)
 
 
 def _make_bidirectional(layer: nn.Module) -> None:
@@ -203,7 +212,8 @@ def disable_dropout(layers: nn.Module) -> None:
 def has_rotary(llm_layers: LLMLayers) -> bool:
     """Whether the language model has rotary positions, in a module of its own or (GPT-J, CodeGen) in the layer."""
     inside = any(hasattr(m, "embed_positions") or hasattr(m, "rotary_dim") for m in llm_layers.layers.modules())
-    return llm_layers.rotary is not None or inside
+    # Falcon builds a rotary module even where its layers use ALiBi.
+    return (llm_layers.rotary is not None or inside) and not getattr(llm_layers.config, "alibi", False)
 
 
 def rotary_embeddings(rotary: nn.Module | None, config: PreTrainedConfig, index: int, num_positions: int) -> Any:

@@ -92,14 +92,6 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         self.llm_layers = built.layers
         self.final_norm = self._build_final_norm(built)
         self.output_projection = nn.Linear(built.hidden_size, config.hidden_size, bias=False)
-        device = self.input_projection.weight.device
-        if device.type != "meta":
-            self.llm_layers.to_empty(device=device)
-            if self.final_norm is not None:
-                self.final_norm.to_empty(device=device)
-        if not config.trainable:
-            disable_dropout(self.llm_layers)
-
         self.bytes_read = 0
         self._text_config = self._llm_config.get_text_config(decoder=True)
         self._layer_config = built.config
@@ -113,6 +105,15 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         self._indices = built.indices
         with torch.device("cpu"):  # not on the meta device of `from_pretrained`
             self._position_zero = [rotary_embeddings(built.rotary, built.config, index, 1) for index in built.indices]
+        self._check_that_layers_run()
+        device = self.input_projection.weight.device
+        if device.type != "meta":
+            self.llm_layers.to_empty(device=device)
+            if self.final_norm is not None:
+                self.final_norm.to_empty(device=device)
+        if not config.trainable:
+            disable_dropout(self.llm_layers)
+
         self._llm_tensor_names = sorted(self._named_llm_tensors())
         self._digest_as_read: str | None = None
         self.post_init()
@@ -133,6 +134,21 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             config.llm_revision = commit or config.llm_revision
             if config._attn_implementation is not None:
                 self._llm_config._attn_implementation = config._attn_implementation
+
+    def _check_that_layers_run(self) -> None:
+        """Refuses by name, while the layers are on the meta device, a family that cannot be called as the others."""
+        hidden_states = torch.empty(1, 2, self._text_config.hidden_size, device="meta", dtype=self._dtype_of_layers())
+        for i, (index, layer) in enumerate(zip(self._indices, self.llm_layers)):
+            try:
+                with torch.no_grad():
+                    self._call_layer(i, layer, hidden_states, None)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"Layer {index} of {self._text_config.model_type} ({type(layer).__name__}) cannot run without its "
+                    f"whole language model: {error}."
+                ) from error
+            except RuntimeError:
+                pass  # routing tokens to experts depends on their values, and meta tensors have none
 
     @contextmanager
     def _explained(self):
@@ -214,14 +230,16 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
 
     def _check_own_checkpoint(self) -> None:
         """Refuses a checkpoint of this block that lacks some of what its `config.json` says it holds."""
-        loading = LOADING.get() or {}
-        stored_block = loading.pop("stored_block", None)  # checked once, before anything has been initialised
-        if stored_block is None:
+        loading = LOADING.get()
+        if loading is None or loading["is_checked"] or loading["stored_block"] is None:
             return
+        loading["is_checked"] = True  # once, before anything has been initialised
+        stored_block = loading["stored_block"]
         tensors = self.state_dict(keep_vars=True)
         missing = [n for n, t in tensors.items() if not (t.is_meta or getattr(t, "_is_hf_initialized", False))]
         if len(missing) == len(tensors):
-            return  # the checkpoint of a host alone, such as `model.vit.save_pretrained` writes it
+            loading["stored_block"] = None  # a host alone, such as `model.vit.save_pretrained` writes it
+            return
         if not stored_block.get("save_weights", True):
             missing = [name for name in missing if name not in self._llm_tensor_names]
         if missing:
@@ -230,13 +248,38 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 "says it holds. Save or download it again."
             )
 
+    def check_same_layer(self, stored_block: dict[str, Any], source: str) -> None:
+        """Refuses a configuration of another layer than the one whose weights have been loaded from `source`."""
+        stored = LLMBlockConfig(**{**stored_block, "llm_config": None})
+        num_layers = self._text_config.num_hidden_layers
+        for field in ("layer_index", "weights", "final_norm"):
+            loaded, wanted = getattr(stored, field), getattr(self.config, field)
+            if field == "layer_index":
+                loaded = [i % num_layers for i in (loaded if isinstance(loaded, list) else [loaded])]
+                wanted = self._indices
+            if loaded != wanted:
+                raise ValueError(
+                    f"llm_block.{field} of {source} is {getattr(stored, field)!r} and cannot be changed to "
+                    f"{getattr(self.config, field)!r} while loading it: its weights are of that layer. Build the "
+                    "model that you want by `Model(config)`, or from the checkpoint of its host."
+                )
+
     def _build_llm(self) -> PreTrainedModel:
         return build_llm(self._llm_config, self._layer_dtype())
 
     def _init_random_layers(self) -> None:
         """The family's own initialisation, of all modules at once: GPT-2 scales children's weights in their parent."""
+        tensors = self.llm_layers.state_dict(keep_vars=True)
+        wanted = {n: t for n, t in tensors.items() if t.is_floating_point() and not hasattr(t, "_is_hf_initialized")}
+        for tensor in wanted.values():
+            tensor.fill_(torch.nan)
         self.llm_layers.apply(self._build_llm()._init_weights)
-        for tensor in self.llm_layers.state_dict(keep_vars=True).values():
+        if unset := [name for name, tensor in wanted.items() if tensor.isnan().any()]:
+            raise ValueError(
+                f"weights='random' is not possible for {self._text_config.model_type}: its family does not say how to "
+                f"initialise {unset}. Use weights='pretrained', or another language model."
+            )
+        for tensor in tensors.values():
             tensor._is_hf_initialized = True
 
     def _init_unit_norm(self, norm: nn.Module) -> None:
@@ -270,10 +313,12 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 self._copy_llm_tensor(name, targets[name], tensor)
             self.bytes_read = checkpoint.bytes_read
         fingerprint = digest.hexdigest()
-        if config.fingerprint not in (None, fingerprint):
+        stored_block = (LOADING.get() or {}).get("stored_block") or {}
+        expected = config.fingerprint or stored_block.get("fingerprint")
+        if expected not in (None, fingerprint):
             raise ValueError(
                 f"The LLM layer read from {config.llm_name_or_path} is not the one this model was trained with: its "
-                f"fingerprint is {fingerprint[:16]}…, expected is {config.fingerprint[:16]}… (layer "
+                f"fingerprint is {fingerprint[:16]}…, expected is {expected[:16]}… (layer "
                 f"{config.layer_index} of a {self._llm_config.model_type} at revision "
                 f"{config.llm_revision or 'unknown'}). The same language model in another format or precision (GGUF, "
                 "fp16) is different, too. Pass the right place as "

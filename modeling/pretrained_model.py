@@ -38,7 +38,7 @@ def _loading_from(name_or_path, kwargs: dict[str, Any]):
         except OSError:
             stored = {}  # an adapter folder, or nothing at all: `from_pretrained` itself says what is wrong
         block = stored if stored.get("model_type") == LLMBlockConfig.model_type else stored.get("llm_block")
-    loading = {"hub_kwargs": hub_kwargs, "source": name_or_path, "stored_block": block}
+    loading = {"hub_kwargs": hub_kwargs, "source": name_or_path, "stored_block": block, "is_checked": False}
     token = LOADING.set(loading)
     try:
         yield loading
@@ -93,12 +93,12 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
                 language model is not the one that the model was trained with.
         """
         with _loading_from(pretrained_model_name_or_path, kwargs) as loading:
-            stored_block = loading["stored_block"] or {"save_weights": False}
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            stored_block = loading["stored_block"]  # None if the checkpoint is a host's alone
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if (block := model._get_llm_block()) is not None:
             on_disk = [name for name, device in getattr(model, "hf_device_map", {}).items() if device == "disk"]
-            if not stored_block.get("save_weights", True) and any(
+            if not (stored_block or {"save_weights": False}).get("save_weights", True) and any(
                 name.startswith("llm_block") or name == "" for name in on_disk
             ):
                 raise ValueError(
@@ -106,6 +106,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
                     "its layer, which is offloaded from there. Keep llm_block on another device, or save the model "
                     "self-contained first (llm_block.save_weights=True)."
                 )
+            if stored_block is not None:
+                block.check_same_layer(stored_block, pretrained_model_name_or_path)
             block.remember_llm_tensors()
         return loaded
 
@@ -173,6 +175,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
 
     def freeze_host(self) -> None:
         """Freezes the host: only the projections, the head (and a trainable LLM layer) are trained."""
+        if self._get_llm_block() is self:
+            raise TypeError("An LLMBlock has no host to freeze; call freeze_host on the model that holds it.")
         for parameter in getattr(self, self.base_model_prefix).parameters():
             parameter.requires_grad_(False)
 

@@ -24,7 +24,7 @@ from hf_frozen_llm.training.arguments import DataArguments
 HFDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
-def load_split(args: DataArguments, split: str, max_samples: int | None = None) -> HFDataset:
+def load_split(args: DataArguments, split: str) -> HFDataset:
     """Loads one split, its images still encoded, and checks that it holds what the arguments say."""
     path = Path(args.dataset_name).expanduser()
     if not path.exists() and (path.is_absolute() or args.dataset_name.startswith((".", "~"))):
@@ -63,13 +63,14 @@ def load_split(args: DataArguments, split: str, max_samples: int | None = None) 
         raise ValueError(
             f"{where}: column {args.image_column!r} holds no images. Set image_column to one of {', '.join(columns)}."
         ) from error
-
-    if max_samples is not None and args.streaming:
-        dataset = dataset.take(max_samples)
-    elif max_samples is not None and max_samples < len(dataset):
-        # Drawn, as the rows are often sorted by class; always alike, so that runs compare.
-        dataset = dataset.shuffle(seed=0).select(range(max_samples))
     return dataset
+
+
+def take_samples(args: DataArguments, dataset: HFDataset, max_samples: int | None) -> HFDataset:
+    """At most `max_samples` rows: drawn, as the rows are often sorted by class, and always the same ones."""
+    if max_samples is None or (not args.streaming and max_samples >= len(dataset)):
+        return dataset
+    return dataset.take(max_samples) if args.streaming else dataset.shuffle(seed=0).select(range(max_samples))
 
 
 def find_class_names(args: DataArguments, dataset: HFDataset) -> list[str]:

@@ -100,6 +100,8 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and len(value) != 3:
                 raise ValueError(f"{name} is {value}; it must hold three numbers, one per colour.")
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise ValueError(f"image_std is {self.image_std}; pixels are divided by it, so it must be above 0.")
         if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"class_names holds a name twice: {self.class_names}.")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:

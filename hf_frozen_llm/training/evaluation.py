@@ -4,6 +4,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForImageClassification, Trainer, TrainingArgum
 # Not the top-level name: before transformers 5.20 that one asks for torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from hf_frozen_llm.data.images import collate_images, load_split
+from hf_frozen_llm.data.images import collate_images, load_split, take_samples
 from hf_frozen_llm.training.arguments import DataArguments, EvaluationArguments
 from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
 from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
@@ -24,6 +25,30 @@ from hf_frozen_llm.training.train import (
     compute_accuracy,
     count_parameters,
 )
+
+
+# The keys of a recipe that mean something here: which data, and how to run. The model and its image processor know
+# everything else.
+DATA_KEYS = {
+    "dataset_name",
+    "dataset_config_name",
+    "dataset_revision",
+    "eval_split",
+    "image_column",
+    "label_column",
+    "class_names",
+    "streaming",
+    "max_eval_samples",
+}
+TRAINER_KEYS = {
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "use_cpu",
+    "bf16",
+    "fp16",
+    "tf32",
+    "disable_tqdm",
+}
 
 
 def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -53,9 +78,8 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
         model_name_or_path, **({"llm_block": moved} if moved else {})
     )
     processor = AutoImageProcessor.from_pretrained(model_name_or_path, backend="pil")
-    dataset = load_split(data_args, split, data_args.max_eval_samples)
+    dataset = take_samples(data_args, load_split(data_args, split), data_args.max_eval_samples)
     eval_dataset = build_eval_dataset(data_args, split, dataset, processor, model.config.label2id)
-    names = ("per_device_eval_batch_size", "dataloader_num_workers", "use_cpu", "bf16", "fp16", "tf32", "disable_tqdm")
     with tempfile.TemporaryDirectory() as output_dir:
         args = TrainingArguments(
             output_dir,
@@ -63,7 +87,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             label_names=["labels"],
             remove_unused_columns=False,
             report_to="none",
-            **{name: recipe.values[name] for name in names if name in recipe.values},
+            **{name: recipe.values[name] for name in TRAINER_KEYS if name in recipe.values},
         )
         trainer = Trainer(
             model,
@@ -94,7 +118,14 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
 def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) -> Recipe:
     """The recipe that is named, or the one the model was trained by, or flags alone."""
     extra = [EvaluationArguments]
-    given = read_recipe(None, overrides, extra).values
+    flags = read_recipe(None, overrides, extra)
+    given = flags.values
+    known = DATA_KEYS | TRAINER_KEYS | {field.name for field in fields(EvaluationArguments)}
+    if useless := [*sorted(set(given) - known), *(f"host.{name}" for name in sorted(flags.host))]:
+        raise ValueError(
+            f"Command line: evaluate makes no use of {', '.join(f'--{name}' for name in useless)}; the saved model "
+            f"and its image processor are evaluated as they are. It takes {', '.join(sorted(known))} and llm_block.*."
+        )
     trained = Path(model_name_or_path, "results.json")
     if "recipe" in given:
         return read_recipe(given["recipe"], overrides, extra)

@@ -36,12 +36,13 @@ from hf_frozen_llm.data.images import (
     find_class_names,
     load_split,
     match_labels,
+    take_samples,
 )
 from hf_frozen_llm.metrics import TopKAccuracy
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 from hf_frozen_llm.training.checkpoints import find_checkpoints, find_defect, last_complete_checkpoint
-from hf_frozen_llm.training.recipe import Recipe, read_recipe
+from hf_frozen_llm.training.recipe import Recipe, own_fields, read_recipe
 from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
 
 
@@ -68,17 +69,19 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 
     enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):
-        train_split = load_split(data_args, data_args.train_split, data_args.max_train_samples)
+        train_split = load_split(data_args, data_args.train_split)
+        class_names = find_class_names(data_args, train_split)
+        train_split = take_samples(data_args, train_split, data_args.max_train_samples)
         eval_split = None
         if data_args.eval_split is not None:
-            eval_split = load_split(data_args, data_args.eval_split, data_args.max_eval_samples)
-        class_names = find_class_names(data_args, train_split)
+            eval_split = load_split(data_args, data_args.eval_split)
+            eval_split = take_samples(data_args, eval_split, data_args.max_eval_samples)
         label2id = {name: index for index, name in enumerate(class_names)}
     model = build_model(model_args, recipe.host, llm_block, label2id)
     if model_args.freeze_host:
         model.freeze_host()
     if checkpoint is not None:
-        check_llm_layer(checkpoint, model)
+        check_same_model(checkpoint, model)
 
     processor = build_image_processor(data_args, model.config.image_size, recipe.host.get("name_or_path"))
     augmentation = build_augmentation(data_args, model.config.image_size)
@@ -197,17 +200,30 @@ def build_model(
         model = AutoModelForImageClassification.from_config(config_class(**host))
     else:
         model_class: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config_class]
-        # A head for other classes than ours is replaced.
-        model = model_class.from_pretrained(name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, **host)
+        # A head for other classes than ours is replaced, and nothing else.
+        model, info = model_class.from_pretrained(
+            name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **host
+        )
+        unloaded = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        unloaded = sorted(key for key in unloaded if key.startswith(f"{model.base_model_prefix}."))
+        if unloaded:
+            raise ValueError(
+                f"host.name_or_path {name_or_path!r} has no weights for {', '.join(unloaded[:3])} and {len(unloaded)} "
+                "tensors in all, as other fields of `host` ask for sizes that are not its own. Remove them."
+            )
     if model.config.num_channels != 3:
         raise ValueError(f"host.num_channels is {model.config.num_channels}; images are read with 3 channels (RGB).")
     return model
 
 
-def check_llm_layer(checkpoint: Path, model: PreTrainedModelWithLLMBlock) -> None:
-    """A checkpoint does not hold the LLM layer: the one read now must be the one it was trained with."""
+def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock) -> None:
+    """
+    The model to go on with must be the checkpoint's, which Trainer does not check. As the checkpoint does not hold the
+    LLM layer, the one read now must be the one it was trained with.
+    """
     block = model.config.llm_block
-    stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("llm_block")
+    stored_config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    stored = stored_config.get("llm_block")
     if (block is None) != (stored is None):
         there, here = ("an", "none") if block is None else ("no", "one")
         raise ValueError(f"{checkpoint} has {there} llm_block, but the recipe has {here}; they are different runs.")
@@ -217,6 +233,19 @@ def check_llm_layer(checkpoint: Path, model: PreTrainedModelWithLLMBlock) -> Non
             f"({stored['llm_name_or_path']}, layer {stored['layer_index']}), but llm_block.llm_name_or_path "
             f"{block.llm_name_or_path!r}, layer {block.layer_index}, has {block.fingerprint}."
         )
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    pairs = [("host", type(model.config), stored_config, config, {"llm_block"})]
+    if block is not None:
+        # Where the LLM lies and how the model is saved may change; the fingerprint says that the layer is the same.
+        free = {"llm_name_or_path", "llm_revision", "llm_config", "fingerprint", "save_weights", "fast"}
+        pairs.append(("llm_block", LLMBlockConfig, stored, config["llm_block"], free))
+    for group, config_class, before, now, free in pairs:
+        for field in sorted(set(own_fields(config_class)) - free):
+            if before.get(field) != now.get(field):
+                raise ValueError(
+                    f"{checkpoint} was trained with {group}.{field} {before.get(field)!r}, the recipe now says "
+                    f"{now.get(field)!r}. Go on with the same model, or start another run in another output_dir."
+                )
 
 
 def build_eval_dataset(

@@ -19,6 +19,7 @@ from hf_frozen_llm.data.images import (
     find_class_names,
     load_split,
     match_labels,
+    take_samples,
 )
 from hf_frozen_llm.training.arguments import DataArguments
 
@@ -32,7 +33,7 @@ def parquet(tmp_path_factory):
 
 
 def load(args, split="train", augmentation=None, label2id=LABEL2ID, max_samples=None):
-    dataset = load_split(args, split, max_samples)
+    dataset = take_samples(args, load_split(args, split), max_samples)
     processor = build_image_processor(args, 16, None)
     prepare = ImagePreparer(args, split, processor, match_labels(args, dataset, label2id), augmentation)
     return StreamingImageDataset(dataset, prepare, repeat=False) if args.streaming else ImageDataset(dataset, prepare)
