@@ -3,7 +3,7 @@
 
     python benchmarks/loading.py                       # layer 31 in float32
     python benchmarks/loading.py --layer-dtype bfloat16
-    python benchmarks/loading.py --naive               # the whole LLM through transformers: needs 14 GB of memory
+    python benchmarks/loading.py --naive               # the whole LLM through transformers: needs 27 GB of memory
 
 Prints, for a fresh process, bytes read / bytes of the layer in the file, and peak memory above what the imports take /
 bytes of the layer in the model.
@@ -98,13 +98,14 @@ def measure(folder, layer_index, layer_dtype, hidden_size):
     }
 
 
-def measure_naive(folder):
+def measure_naive(folder, layer_dtype):
     """In a process of its own: the whole LLM through transformers, to take one layer out of it."""
+    import torch
     from transformers import AutoModel
 
     forget_peak()
     baseline, start = memory("VmRSS"), time.perf_counter()
-    layer = AutoModel.from_pretrained(folder).layers[-1]
+    layer = AutoModel.from_pretrained(folder, dtype=getattr(torch, layer_dtype or "float32")).layers[-1]
     return {
         "seconds": time.perf_counter() - start,
         "layer_bytes_in_model": sum(p.numel() * p.element_size() for p in layer.parameters()),
@@ -137,7 +138,7 @@ def main(argv=None):
 
     if args.measure:
         if args.naive:
-            result = measure_naive(args.measure)
+            result = measure_naive(args.measure, args.layer_dtype)
         else:
             result = measure(args.measure, args.layer_index, args.layer_dtype, args.host_width)
         print(json.dumps(result))
@@ -153,7 +154,7 @@ def main(argv=None):
         if args.layer_dtype:
             options += ["--layer-dtype", args.layer_dtype]
         result = in_a_new_process("--measure", folder, *options)
-        naive = in_a_new_process("--measure", folder, "--naive") if args.naive else None
+        naive = in_a_new_process("--measure", folder, "--naive", *options) if args.naive else None
     layer_bytes_in_file = BYTES[args.dtype] * result["layer_parameters"]
     result["checkpoint_bytes"] = total
     result["layer_bytes_in_file"] = layer_bytes_in_file

@@ -19,9 +19,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests run on the CPU, unless HF_FROZEN_LLM_TEST_GPU names a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("HF_FROZEN_LLM_TEST_GPU", "")
+# One thread in each worker, and in what it starts.
 THREADS = 1 if IS_WORKER else min(4, os.cpu_count() or 1)
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

@@ -136,13 +136,13 @@ class HubServer:
         return {**{k: v for k, v in os.environ.items() if k not in dropped}, **changed, **extra}
 
     @contextlib.contextmanager
-    def active(self, cache_dir):
+    def active(self, cache_dir, offline=False):
         """Points the huggingface_hub of this process at the server, with its cache in `cache_dir`."""
         changed = {
             "ENDPOINT": self.url,
             "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HUB_CACHE": str(Path(cache_dir) / "hub"),
-            "HF_HUB_OFFLINE": False,
+            "HF_HUB_OFFLINE": offline,
             "HF_HUB_DISABLE_XET": True,
             "HF_HUB_DISABLE_TELEMETRY": True,
             "HF_TOKEN_PATH": str(Path(cache_dir) / "token"),

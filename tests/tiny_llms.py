@@ -232,7 +232,6 @@ NO_SELF_ATTENTION = {
             "attn_layer_offset": 0,
             "expert_layer_period": 2,
             "num_experts": 2,
-            "use_mamba_kernels": False,
         },
         1,
     ),

@@ -220,3 +220,10 @@ print("nothing opened")
 """
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert "nothing opened" in out.stdout, out.stderr
+
+
+def test_misspelt_llm_block_is_no_plain_host():
+    with pytest.raises(ValueError, match="did you mean 'llm_block'"):
+        ViTWithLLMBlockConfig(llm_blok={"llm_name_or_path": "x"})
+    with pytest.raises(ValueError, match="llm_block"):
+        ViTWithLLMBlockConfig(llm_block="HuggingFaceTB/SmolLM2-135M")

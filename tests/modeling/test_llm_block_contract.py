@@ -22,7 +22,7 @@ from tiny_llms import (
     write_llm,
 )
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 
@@ -511,3 +511,43 @@ def test_unusual_family_runs_right_or_is_refused_by_name(family, attention, tmp_
             assert (block(last)[:, 0] - out[:, 0]).abs().max() > 1e-3 * out.abs().max()
         block.train()
         assert torch.equal(block(x), out)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "keys"),
+    [
+        ("falcon_h1", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4}),
+        ("deepseek_v32", {"index_head_dim": 8, "index_n_heads": 2, "index_topk": 4}),
+    ],
+)
+def test_layer_that_depends_on_the_order_is_refused(model_type, keys):
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {model_type}")
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    }
+    llm_config = CONFIG_MAPPING[model_type](**sizes, **keys)
+    with pytest.raises(ValueError, match=rf"{model_type}.*order"):
+        LLMBlock(LLMBlockConfig(llm_config=llm_config, weights="random", hidden_size=16))
+
+
+def test_rotary_of_a_falcon_with_alibi_is_refused():
+    with pytest.raises(ValueError, match="rotary=True"):
+        LLMBlock(LLMBlockConfig(llm_config=tiny_config("falcon_alibi"), weights="random", rotary=True, hidden_size=16))
+
+
+def test_random_layer_without_a_known_initialisation_is_refused():
+    """Its activation has parameters that only the constructor sets."""
+    with pytest.raises(ValueError, match=r"apertus.*alpha_p"):
+        LLMBlock(LLMBlockConfig(llm_config=tiny_config("apertus"), weights="random", hidden_size=16))
+
+
+def test_block_has_no_host_to_freeze():
+    block = LLMBlock(LLMBlockConfig(llm_config=tiny_config("llama"), weights="random", hidden_size=16))
+    with pytest.raises(TypeError, match="no host"):
+        block.freeze_host()

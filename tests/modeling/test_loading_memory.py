@@ -21,11 +21,10 @@ def check(result):
     assert result["peak_above_baseline"] <= 2 * result["layer_bytes_in_model"]
 
 
-@pytest.mark.parametrize("layer_dtype", ["float32", "bfloat16"])
-def test_small(layer_dtype, loading):
+def test_small(loading):
     # an eighth of LLaMA-7B's layer
     sizes = ["--hidden-size", "1536", "--intermediate-size", "3584", "--num-hidden-layers", "6", "--host-width", "64"]
-    result = loading.main([*sizes, "--num-attention-heads", "12", "--layer-index", "3", "--layer-dtype", layer_dtype])
+    result = loading.main([*sizes, "--num-attention-heads", "12", "--layer-index", "3", "--layer-dtype", "bfloat16"])
     assert result["checkpoint_bytes"] > 6 * result["layer_bytes_in_file"]
     check(result)
 

@@ -281,6 +281,33 @@ def test_other_layer_or_llm_for_a_saved_model_is_an_error(llm, tmp_path):
         Classifier.from_pretrained(tmp_path / "model", llm_block={"llm_name_or_path": str(other)})
 
 
+@pytest.mark.parametrize("save_weights", [True, False])
+def test_configuration_of_another_layer_is_an_error(save_weights, llm, tmp_path):
+    _, folder = llm()
+    model = build(folder, save_weights=save_weights)
+    model.save_pretrained(tmp_path / "model")
+    changed = ViTWithLLMBlockConfig.from_pretrained(tmp_path / "model")
+    changed.llm_block.layer_index = 0
+    fresh = ViTWithLLMBlockConfig(**HOST, llm_block=LLMBlockConfig(llm_name_or_path=str(folder), layer_index=0))
+    for config in (changed, fresh):
+        with pytest.raises(ValueError, match=r"layer_index|fingerprint"):
+            Classifier.from_pretrained(tmp_path / "model", config=config)
+    same = ViTWithLLMBlockConfig.from_pretrained(tmp_path / "model")
+    same.llm_block.layer_index = 1 - 3  # the same of its three layers, counted from the end
+    assert_same(model, load(tmp_path / "model", config=same))
+
+
+def test_what_an_override_object_does_not_say_stays(llm, tmp_path):
+    _, folder = llm()
+    model = build(folder, residual="outer", save_weights=False)
+    model.save_pretrained(tmp_path / "model")
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    for override in (LLMBlockConfig(llm_name_or_path=str(moved)), model.config.llm_block):
+        again = load(tmp_path / "model", llm_block=override)
+        assert again.config.llm_block.residual == "outer"
+        assert torch.equal(logits(again), logits(model))
+
+
 def test_moved_llm_does_not_matter_to_a_whole_folder(llm, tmp_path):
     _, folder = llm()
     model = build(folder)

@@ -621,60 +621,65 @@ def test_pipeline(saved):
     assert abs(out[0]["score"] - best) < 1e-5
 
 
-@pytest.mark.parametrize("save_weights", [True, False])
-def test_remote_code(save_weights, plain, block, tmp_path):
+def test_remote_code(plain, block, tmp_path):
     """Saved with its code, it loads in a fresh process in which this package does not exist."""
-    folder = tmp_path / "remote"
-    model = build(plain, block(save_weights=save_weights))
+    forms = {"whole": True, "light": False}
+    for form, save_weights in forms.items():
+        model = build(plain, block(save_weights=save_weights))
+        model.save_pretrained(tmp_path / "plain" / form)
     torch.save(model(pictures()).logits.detach(), tmp_path / "logits.pt")
-    model.save_pretrained(tmp_path / "plain")
     # registering is a state of the class, so it happens in a process of its own
-    register = f"""
+    register = """
+import sys
 from hf_frozen_llm import ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification as Model
 ViTWithLLMBlockConfig.register_for_auto_class()
 Model.register_for_auto_class("AutoModelForImageClassification")
-Model.from_pretrained({str(tmp_path / "plain")!r}).save_pretrained({str(folder)!r})
+for form in ("whole", "light"):
+    Model.from_pretrained(f"plain/{form}").save_pretrained(f"remote/{form}")
 """
-    env = {**os.environ, "HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", register], capture_output=True, text=True, timeout=120, env=env)
-    assert done.returncode == 0, done.stderr
-    config = json.loads((folder / "config.json").read_text())
-    assert set(config["auto_map"]) >= {"AutoConfig", "AutoModelForImageClassification"}
-    copied = {p.name for p in folder.glob("*.py")}
-    assert {"modeling_vit_with_llm_block.py", "modeling_llm_block.py", "llm_checkpoint.py"} <= copied
-    assert copied <= {p.name for p in (REPO / "modeling").glob("*.py")}
-    load = f"""
+    load = """
 import sys, torch
-class Block:
+class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "hf_frozen_llm":
             raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Block())
+sys.meta_path.insert(0, Absent())
 from transformers import AutoModelForImageClassification as Auto
-try:
-    Auto.from_pretrained({str(folder)!r}, trust_remote_code=False)
-except ValueError:
-    print("refused without trust")
-model = Auto.from_pretrained({str(folder)!r}, trust_remote_code=True)
 x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
-assert torch.equal(model(x).logits, torch.load({str(tmp_path / "logits.pt")!r}))
-frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-assert frozen and all(n.startswith(("llm_block.llm_layers", "llm_block.final_norm")) for n in frozen)
-model.save_pretrained({str(tmp_path / "resaved")!r})
-again = Auto.from_pretrained({str(tmp_path / "resaved")!r}, trust_remote_code=True)
-assert torch.equal(again(x).logits, model(x).logits)
-try:
-    Auto.from_pretrained({str(folder)!r}, trust_remote_code=False)
-except ValueError:
-    print("still refused without trust")
+for form in ("whole", "light"):
+    try:
+        Auto.from_pretrained(f"remote/{form}", trust_remote_code=False)
+    except ValueError:
+        print("refused without trust")
+    model = Auto.from_pretrained(f"remote/{form}", trust_remote_code=True)
+    assert torch.equal(model(x).logits, torch.load("logits.pt"))
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
+    assert frozen and all(n.startswith(("llm_block.llm_layers", "llm_block.final_norm")) for n in frozen)
+    model.save_pretrained(f"resaved/{form}")
+    again = Auto.from_pretrained(f"resaved/{form}", trust_remote_code=True)
+    assert torch.equal(again(x).logits, model(x).logits)
+    try:
+        Auto.from_pretrained(f"remote/{form}", trust_remote_code=False)
+    except ValueError:
+        print("still refused without trust")
 assert not any(name.split(".")[0] == "hf_frozen_llm" for name in sys.modules)
 print("equal")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", load], capture_output=True, text=True, timeout=180, env=env, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:3] == ["refused without trust", "still refused without trust", "equal"]
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1"}
+    for script in (register, load):
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=env, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    seen = [line for line in done.stdout.splitlines() if "refused" in line or line == "equal"]
+    assert seen == 2 * ["refused without trust", "still refused without trust"] + ["equal"]
+    for form in forms:
+        folder = tmp_path / "remote" / form
+        assert {"AutoConfig", "AutoModelForImageClassification"} <= set(
+            json.loads((folder / "config.json").read_text())["auto_map"]
+        )
+        copied = {p.name for p in folder.glob("*.py")}
+        assert {"modeling_vit_with_llm_block.py", "modeling_llm_block.py", "llm_checkpoint.py"} <= copied
+        assert copied <= {p.name for p in (REPO / "modeling").glob("*.py")}
 
 
 def test_plain_vit_is_left_alone(plain, block):

@@ -239,3 +239,20 @@ def test_processor_of_a_published_host_keeps_its_figures(tmp_path):
     assert dict(processor.size)["height"] == 16
     shutil.rmtree(tmp_path)
     assert list(build_image_processor(DataArguments("x"), 16, None).image_mean) == [0.485, 0.456, 0.406]
+
+
+def test_classes_are_those_of_the_whole_split(tmp_path):
+    rows = make_split(12).cast_column("label", datasets.Value("int64"))
+    rows.map(
+        lambda row: {"label": CLASSES[row["label"]]},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}),
+    ).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    args = DataArguments(str(tmp_path), max_train_samples=2)
+    split = load_split(args, "train")
+    assert find_class_names(args, split) == CLASSES
+    assert len(take_samples(args, split, 2)) == 2
+
+
+def test_image_std_must_be_positive():
+    with pytest.raises(ValueError, match="image_std"):
+        DataArguments("data", image_std=[0.5, 0.0, 0.5])

@@ -202,6 +202,13 @@ def test_checkpoints_of_another_run_are_not_mixed_in(finished_run, recipe, tmp_p
     write_llm(tiny_llm(tiny_config("llama"), seed=1), tmp_path / "other")
     with pytest.raises(ValueError, match="was trained with the LLM layer of fingerprint"):
         run(recipe, tmp_path, "--resume", "--llm_block.llm_name_or_path", str(tmp_path / "other"))
+    for key, value in {
+        "llm_block.residual": "outer",
+        "host.hidden_act": "relu",
+        "host.num_hidden_layers": "1",
+    }.items():
+        with pytest.raises(ValueError, match=f"was trained with {key}"):
+            run(recipe, tmp_path, "--resume", f"--{key}", value)
     with pytest.raises(ValueError, match=r"resume_from_checkpoint is .*checkpoint-99', but there is no"):
         run(recipe, tmp_path, "--resume_from_checkpoint", str(tmp_path / "checkpoint-99"))
 
@@ -252,6 +259,20 @@ def test_starts_from_a_published_host(recipe, tmp_path):
     for key, tensor in host.vit.state_dict().items():
         assert torch.equal(tensor, trained.vit.state_dict()[key])
     assert json.loads((tmp_path / "run" / "preprocessor_config.json").read_text())["image_mean"] == [0.4] * 3
+
+
+def test_host_of_other_sizes_is_refused(recipe, tmp_path):
+    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "host")
+    sizes = ["--host", "null", "--host.name_or_path", str(tmp_path / "host"), "--host.image_size", "16"]
+    with pytest.raises(ValueError, match=r"no weights for vit\.embeddings\.position_embeddings"):
+        run(recipe, tmp_path / "out", *sizes)
+
+
+def test_evaluate_refuses_what_it_makes_no_use_of(finished_run):
+    for flag, value in {"--crop_pct": "0.3", "--host.image_size": "32", "--learning_rate": "1e-3"}.items():
+        with pytest.raises(ValueError, match=f"makes no use of {flag}"):
+            main(["evaluate", str(finished_run), flag, value])
 
 
 def test_image_folder(recipe, tmp_path):

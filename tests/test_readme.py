@@ -1,0 +1,143 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Runs README.md as it is written: its Python in order, its commands (at tiny size), its errors, its table."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import HubServer
+from paths import REPO
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification
+
+from hf_frozen_llm import LLMBlock, LLMBlockConfig
+from hf_frozen_llm.cli import main
+from hf_frozen_llm.training.recipe import read_recipe
+
+
+TEXT = (REPO / "README.md").read_text(encoding="utf-8")
+LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TINY = ["--host.hidden_size", "16", "--host.num_attention_heads", "2", "--max_steps", "2", "--eval_steps", "2"]
+
+
+def blocks(language, text=TEXT):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    for block in blocks("bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+@pytest.fixture
+def readers_folder(tmp_path, monkeypatch, shared_dir):
+    """A folder in which the names of the README lead somewhere, and a Hub that has what it names."""
+    llm = shared_dir / "models" / "SmolLM2-135M-Instruct-layers"
+    folder = tmp_path / "reader"
+    shutil.copytree(llm, folder / "path" / "to" / "SmolLM2-135M-Instruct")
+    for split in ("train", "test"):
+        for label, color in (("cat", (200, 20, 20)), ("dog", (20, 20, 200))):
+            (folder / "pictures" / split / label).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (80, 60), color).save(folder / "pictures" / split / label / f"{i}.png")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).save_pretrained(tmp_path / "vit")
+    monkeypatch.chdir(folder)
+    with HubServer() as hub, hub.active(tmp_path / "hub"):
+        hub.add(LLM, llm)
+        hub.add("google/vit-base-patch16-224", tmp_path / "vit")
+        yield folder
+
+
+def run_python(namespace):
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), namespace)
+
+
+def test_python_runs_as_written(readers_folder):
+    first = blocks("python")[0]
+    assert len([line for line in first.splitlines() if line.strip()]) <= 10
+    namespace, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(first, "README.md", "exec"), namespace)
+    assert printed.getvalue() == blocks("text")[0]
+    assert namespace["logits"].shape == (1, 10)
+    model = namespace["model"]
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert f"{frozen:,} parameters are frozen" in TEXT
+    assert f"{model.llm_block.bytes_read:,} bytes" in TEXT
+
+    run_python(namespace)
+    assert namespace["tokens"].shape == (2, 50, 384)
+    # The last block loaded the light folder from the LLM's new place.
+    assert namespace["model"].config.llm_block.llm_name_or_path == "path/to/SmolLM2-135M-Instruct"
+    names = {name for name, p in namespace["model"].named_parameters() if not p.requires_grad}
+    assert names
+    assert all(name.startswith(("llm_block.llm_layers.", "llm_block.final_norm.")) for name in names)
+
+
+def test_commands_run(readers_folder):
+    ran = []
+    for words in commands():
+        if words[0] == "make":
+            subprocess.run(["make", "-n", *words[1:]], cwd=REPO, check=True, stdout=subprocess.DEVNULL)
+        elif words[:3] == ["pip", "install", "-e"]:
+            wanted = set(re.search(r"\[(.*)\]", words[3])[1].split(","))
+            assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
+        else:
+            assert words[0] == "hf-frozen-llm"
+            main([*words[1:], *(TINY if words[1] == "train" else [])])
+        ran.append(words[:2])
+    assert ["make", "quickstart"] in ran and ["make", "test"] in ran
+    assert ["hf-frozen-llm", "train"] in ran and ["hf-frozen-llm", "evaluate"] in ran
+    results = json.loads(Path("runs/pictures/results.json").read_text())
+    assert results["config"]["llm_block"]["llm_name_or_path"] == LLM
+    assert set(results["config"]["label2id"]) == {"cat", "dog"}
+    assert 0 <= json.loads(Path("runs/pictures/eval_results.json").read_text())["metrics"]["eval_top1"] <= 1
+
+
+def test_flags_in_the_text_are_valid():
+    flags = re.findall(r"`(--[^`]+)`", TEXT)
+    assert len(flags) >= 3
+    for flag in flags:
+        read_recipe("quickstart/vit_tiny_cifar10.yaml", flag.split())
+
+
+def test_errors_are_those_shown(readers_folder):
+    namespace = {"LLMBlock": LLMBlock, "LLMBlockConfig": LLMBlockConfig, "main": main}
+    (session,) = blocks("pycon")
+    cases = re.findall(r"^>>> (.*)\n(\w+): (.*)$", session, re.MULTILINE)
+    assert len(cases) == session.count(">>>")
+    for code, error_type, message in cases:
+        with pytest.raises(Exception, match=f"^{re.escape(message)}$") as error:
+            eval(code, namespace)
+        assert error.type.__name__ == error_type
+
+
+def test_the_table_of_fields_is_right():
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", TEXT, re.MULTILINE)
+    fields = {field.name: field for field in dataclasses.fields(LLMBlockConfig)}
+    assert len(rows) >= 9
+    for name, default, choices in rows:
+        assert fields[name].default == eval(default)
+        for choice in re.findall(r"`(\"\w+\"|True|\[[\d, ]+\]|-?\d+)`", choices):
+            assert getattr(LLMBlockConfig(**{name: eval(choice)}), name) == eval(choice)
+
+
+def test_files_named_exist():
+    for name in re.findall(r"\]\(([^)]+)\)|`([\w/]+/[\w./]*\.(?:py|yaml)|[\w/]+/)`", TEXT):
+        target = next(filter(None, name))
+        if not target.startswith(("http", "runs/")):
+            assert (REPO / target).exists() or (REPO / "recipes" / target).exists(), target
