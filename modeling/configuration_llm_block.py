@@ -170,11 +170,19 @@ class WithLLMBlockConfigMixin(_HostConfig):
     def __post_init__(self, **kwargs):
         if wrong := get_close_matches("llm_block", kwargs, n=1, cutoff=0.7):
             raise ValueError(f"{type(self).__name__} has no key {wrong[0]!r}; did you mean 'llm_block'?")
-        if isinstance(self.llm_block, dict):
-            self.llm_block = LLMBlockConfig(**self.llm_block)
         # A copy of its own: building the model fills it in, and one LLMBlockConfig may be given to several hosts.
         self.llm_block = deepcopy(self.llm_block)
+        self._read_llm_block()
         super().__post_init__(**kwargs)
+        self.complete_llm_block()
+
+    def _read_llm_block(self) -> None:
+        if isinstance(self.llm_block, dict):
+            self.llm_block = LLMBlockConfig(**self.llm_block)
+
+    def complete_llm_block(self) -> None:
+        """Makes `llm_block` an [`LLMBlockConfig`] of this host; the model calls it again, should it have been set."""
+        self._read_llm_block()
         if isinstance(self.llm_block, LLMBlockConfig):
             if self.llm_block.hidden_size not in (None, self.hidden_size):
                 raise ValueError(

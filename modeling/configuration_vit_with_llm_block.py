@@ -38,8 +38,8 @@ class ViTWithLLMBlockConfig(WithLLMBlockConfigMixin, ViTConfig):
 
     llm_block: LLMBlockConfig | dict | None = None
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+    def complete_llm_block(self) -> None:
+        super().complete_llm_block()
         if isinstance(self.llm_block, LLMBlockConfig) and not -1 <= self.llm_block.position <= self.num_hidden_layers:
             raise ValueError(
                 f"llm_block.position is {self.llm_block.position}; with num_hidden_layers={self.num_hidden_layers} it "

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import struct
+import zipfile
 from typing import cast
 
 import torch
@@ -134,7 +135,9 @@ class PickleFile:
         self.path = path
         self.bytes_read = 0
         try:
-            self.tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
+            mmap = zipfile.is_zipfile(path)
+            self.tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise ValueError(
                 f"{path} cannot be read as a plain dictionary of tensors ({error}). It is corrupt, or holds code, "
@@ -330,7 +333,7 @@ class LLMCheckpoint:
     def _open(self, name: str, path: str):
         self._files[name] = SafetensorsFile(LocalFile(path)) if name.endswith(".safetensors") else PickleFile(path)
 
-    def keys_under(self, prefix: str, expected: set[str]) -> dict[str, str]:
+    def keys_under(self, prefix: str, expected: set[str], base_model_prefix: str) -> dict[str, str]:
         """
         Where the tensors below `prefix` (such as `layers.3` or `decoder.final_layer_norm`) are in the checkpoint.
 
@@ -338,6 +341,7 @@ class LLMCheckpoint:
             prefix (`str`): path of a module in the language model.
             expected (`set[str]`): names of that module's tensors, which tell apart modules of the same path, such as
                 layer 3 of the language model and of a vision tower beside it.
+            base_model_prefix (`str`): what the language model's published keys begin with, such as `model`.
 
         Returns:
             `dict[str, str]`: from names below `prefix` to keys of the checkpoint; empty if there are none.
@@ -350,6 +354,9 @@ class LLMCheckpoint:
             # Published vision-language checkpoints have more between, such as `language_model.model.layers.3`.
             tower, _, path = prefix.partition(".")
             found = {before: keys for before, keys in self._modules_that_end_in(path).items() if tower in before}
+        for before in (f"{base_model_prefix}.", ""):
+            if before in found:
+                return found[before]
         if len(found) > 1:
             # More than one module ends in this path: the language model's has the expected tensors.
             found = {before: keys for before, keys in found.items() if expected <= set(keys)} or found
@@ -448,6 +455,9 @@ def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -
         config = AutoConfig.from_pretrained(
             name_or_path, revision=commit or revision, trust_remote_code=False, **hub_kwargs
         )
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{name_or_path}: config.json is not the configuration of a model ({error}).") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name_or_path}: its config.json is of no language model that transformers itself knows ({error}). One "
+            "that needs remote code cannot be used."
+        ) from error
     return config, commit

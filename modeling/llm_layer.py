@@ -169,7 +169,7 @@ def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int],
     layers = nn.ModuleList([llm.get_submodule(f"{stack_path}.{index}") for index in indices])
     for index, layer in zip(indices, layers):
         _check_layer(layer, index, text_config)
-        _make_bidirectional(layer)
+        _make_bidirectional(layer, text_config)
     norm_name = next((n for n in FINAL_NORM_NAMES if isinstance(getattr(owner, n, None), nn.Module)), None)
     rotary = _find_rotary(owner)
     if rotary is not None:
@@ -192,11 +192,15 @@ def _find_rotary(owner: nn.Module) -> nn.Module | None:
     return named or next((m for m in owner.children() if "RotaryEmbedding" in type(m).__name__), None)
 
 
-def _make_bidirectional(layer: nn.Module) -> None:
-    # Without a mask SDPA is causal wherever a module says so.
+def _make_bidirectional(layer: nn.Module, text_config: PreTrainedConfig) -> None:
+    # Without a mask SDPA is causal wherever a module says so, and flash attention keeps to a window.
     for module in layer.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = False  # type: ignore[assignment]
+        if getattr(module, "sliding_window", None) is not None:
+            module.sliding_window = None  # type: ignore[assignment]
+    # Mistral's reads it from the configuration, whose validation takes no `None` in some families.
+    object.__setattr__(text_config, "sliding_window", None)
 
 
 def disable_dropout(layers: nn.Module) -> None:
@@ -205,7 +209,7 @@ def disable_dropout(layers: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name, value in list(vars(module).items()):
-            if ("drop" in name or name == "input_jitter_noise") and isinstance(value, float):
+            if ("drop" in name or name in ("input_jitter_noise", "jitter_noise")) and isinstance(value, float):
                 setattr(module, name, 0.0)
 
 

@@ -95,6 +95,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         self.bytes_read = 0
         self._text_config = self._llm_config.get_text_config(decoder=True)
         self._layer_config = built.config
+        self._base_model_prefix = built.llm.base_model_prefix
         self._has_sdpa = has_sdpa(self._llm_config)
         self._llm_paths = {f"llm_layers.{i}.": built.layer_path(index) for i, index in enumerate(built.indices)}
         if config.final_norm == "pretrained":
@@ -348,7 +349,9 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         sources: dict[str, str | torch.Tensor] = {}
         for prefix, path in self._llm_paths.items():
             expected = {name.removeprefix(prefix) for name in targets if name.startswith(prefix)}
-            found: dict[str, Any] = dict(checkpoint.keys_under(path, expected))
+            if not expected:
+                continue  # a final norm without weights (OLMo)
+            found: dict[str, Any] = dict(checkpoint.keys_under(path, expected, self._base_model_prefix))
             if not found:
                 raise ValueError(
                     f"{checkpoint.name_or_path} holds no tensors of {path} of {self._text_config.model_type}. It is "

@@ -32,6 +32,7 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": ViTAttention}
 
     def _build(self, config: ViTWithLLMBlockConfig, add_pooling_layer: bool) -> None:
+        config.complete_llm_block()
         self.vit = ViTModel(config, add_pooling_layer=add_pooling_layer)
         self.llm_block = None if config.llm_block is None else LLMBlock(cast(LLMBlockConfig, config.llm_block))
 
@@ -69,7 +70,8 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
             config=config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
         block = self.llm_block
-        position = None if block is None else block.config.position % (len(vit.layers) + 1)
+        position = None if block is None else block.config.position
+        position = len(vit.layers) if position == -1 else position
         for index in range(len(vit.layers) + 1):
             if block is not None and index == position:
                 hidden_states = block(hidden_states, attention_mask)

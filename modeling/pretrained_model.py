@@ -166,7 +166,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         before = config.save_weights, config.fingerprint, self._keys_to_ignore_on_save
         unchanged = block.can_be_left_out() and block.is_as_read()
         config.save_weights = not (unchanged and (light or not config.save_weights))
-        config.fingerprint = config.fingerprint if unchanged or config.trainable else None
+        config.fingerprint = config.fingerprint if unchanged else None
         self._keys_to_ignore_on_save = set() if config.save_weights else self._llm_keys()
         try:
             yield

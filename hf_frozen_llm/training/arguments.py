@@ -92,6 +92,8 @@ class DataArguments:
     def __post_init__(self):
         if not self.dataset_name:
             raise ValueError("dataset_name is not set; give a Hub id, a folder or a parquet file.")
+        if self.image_column == self.label_column:
+            raise ValueError(f"image_column and label_column are both {self.image_column!r}; they are two columns.")
         for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -121,10 +121,14 @@ def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) ->
     flags = read_recipe(None, overrides, extra)
     given = flags.values
     known = DATA_KEYS | TRAINER_KEYS | {field.name for field in fields(EvaluationArguments)}
-    if useless := [*sorted(set(given) - known), *(f"host.{name}" for name in sorted(flags.host))]:
+    changed = set(flags.llm_block or {}) - {"llm_name_or_path", "llm_revision"}
+    useless = [*(set(given) - known), *(f"host.{n}" for n in flags.host), *(f"llm_block.{n}" for n in changed)]
+    if useless:
+        flags_of_no_use = ", ".join(f"--{name}" for name in sorted(useless))
         raise ValueError(
-            f"Command line: evaluate makes no use of {', '.join(f'--{name}' for name in useless)}; the saved model "
-            f"and its image processor are evaluated as they are. It takes {', '.join(sorted(known))} and llm_block.*."
+            f"Command line: evaluate makes no use of {flags_of_no_use}; the saved model and its image processor are "
+            f"evaluated as they are. It takes {', '.join(sorted(known))}, llm_block.llm_name_or_path and "
+            "llm_block.llm_revision."
         )
     trained = Path(model_name_or_path, "results.json")
     if "recipe" in given:

@@ -58,7 +58,9 @@ class Recipe:
         return cls(**{**defaults, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.values, "llm_block": self.llm_block, "host": self.host}
+        """All settings, without tokens: they are written beside the model."""
+        values = {key: value for key, value in self.values.items() if not key.endswith("_token")}
+        return {**values, "llm_block": self.llm_block, "host": self.host}
 
 
 def read_recipe(path: str | Path | None, overrides: Sequence[str] = (), extra: Sequence[type] = ()) -> Recipe:

@@ -115,8 +115,8 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         print(describe_model(model), flush=True)
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = progress.seconds()
+    trainer.save_model()  # before the evaluation, which may cast the model (bf16_full_eval)
     metrics = {**result.metrics, **(trainer.evaluate() if eval_dataset is not None else {})}
-    trainer.save_model()
 
     results = {
         "metrics": metrics,
@@ -204,8 +204,8 @@ def build_model(
         model, info = model_class.from_pretrained(
             name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **host
         )
-        unloaded = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-        unloaded = sorted(key for key in unloaded if key.startswith(f"{model.base_model_prefix}."))
+        keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        unloaded = sorted(key for key in keys if key.startswith(f"{model.base_model_prefix}."))
         if unloaded:
             raise ValueError(
                 f"host.name_or_path {name_or_path!r} has no weights for {', '.join(unloaded[:3])} and {len(unloaded)} "

@@ -1,0 +1,103 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""The two pictures of the quickstart; matplotlib (the `plot` extra) is imported where it is used."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+
+RIGHT, WRONG = "#1a7f37", "#c2261c"
+COLORS = ["#4c72b0", "#dd8452", "#55a868", "#8172b3"]
+
+
+def new_figure(width: float, height: float):
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("The figures need matplotlib: pip install 'hf_frozen_llm[plot]'") from error
+    figure = Figure(figsize=(width, height), dpi=150)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def picture_grid(
+    path: str | Path,
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    predictions: dict[str, Sequence[str]],
+    title: str,
+    columns: int = 8,
+) -> None:
+    """
+    Writes a grid of pictures, each with its true label and every model's prediction (green: right, red: wrong).
+
+    Args:
+        path (`str` or `Path`):
+            The PNG file to write.
+        images (`Sequence[Image.Image]`):
+            The pictures.
+        labels (`Sequence[str]`):
+            The true label of each picture.
+        predictions (`dict[str, Sequence[str]]`):
+            For each model's name, its prediction for each picture.
+        title (`str`):
+            What stands above the grid.
+        columns (`int`, *optional*, defaults to 8):
+            Pictures in a row.
+    """
+    rows = -(-len(images) // columns)
+    # In inches: every cell is a square picture with a line above it and one line a model below.
+    cell, picture, line, header = 1.75, 1.3, 0.19, 0.6
+    cell_height = picture + 0.3 + line * len(predictions) + 0.15
+    width, height = columns * cell, header + rows * cell_height
+    figure = new_figure(width, height)
+    figure.text(0.5, 1 - 0.3 / height, title, fontsize=14, ha="center", va="center")
+    for i, (image, label) in enumerate(zip(images, labels)):
+        row, column = divmod(i, columns)
+        left = column * cell + (cell - picture) / 2
+        bottom = height - header - row * cell_height - 0.3 - picture
+        axis = figure.add_axes((left / width, bottom / height, picture / width, picture / height))
+        axis.set_axis_off()
+        axis.imshow(image, interpolation="nearest")
+        center = (left + picture / 2) / width
+        top = (bottom + picture + 0.06) / height
+        figure.text(center, top, label, fontsize=11, fontweight="bold", ha="center", va="bottom")
+        for k, (name, predicted) in enumerate(predictions.items()):
+            color = RIGHT if predicted[i] == label else WRONG
+            below = (bottom - 0.05 - k * line) / height
+            figure.text(center, below, f"{name}: {predicted[i]}", color=color, fontsize=9.5, ha="center", va="top")
+    figure.savefig(path)
+
+
+def training_curves(path: str | Path, histories: dict[str, list[dict[str, Any]]], title: str) -> None:
+    """
+    Writes the training loss and the accuracy on held-out pictures by step, one line a model.
+
+    Args:
+        path (`str` or `Path`):
+            The PNG file to write.
+        histories (`dict[str, list[dict]]`):
+            For each model's name, its `log_history` as `Trainer` keeps it.
+        title (`str`):
+            What stands above the two plots.
+    """
+    figure = new_figure(11, 4.6)
+    figure.suptitle(title, fontsize=14, y=0.97)
+    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.115, top=0.88, wspace=0.2)
+    loss_axis, accuracy_axis = figure.subplots(1, 2)
+    for (name, history), color in zip(histories.items(), COLORS):
+        losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+        accuracies = [(entry["step"], 100 * entry["eval_top1"]) for entry in history if "eval_top1" in entry]
+        loss_axis.plot(*zip(*losses), color=color, label=name)
+        accuracy_axis.plot(*zip(*accuracies), color=color, marker="o", markersize=4, label=name)
+    loss_axis.set_ylabel("training loss")
+    accuracy_axis.set_ylabel("accuracy on held-out pictures (%)")
+    for axis in (loss_axis, accuracy_axis):
+        axis.set_xlabel("training step")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    figure.savefig(path)
