@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Installed first, and only where no torch is there: on Linux a bare `torch` brings gigabytes of CUDA libraries.
-# For the CPU build of PyTorch's own index: make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# For a CPU build from another index: make test TORCH="torch==2.13.0 --index-url URL"
 TORCH ?= torch==2.13.0
 TRANSFORMERS ?= transformers
 WORKERS ?= auto
