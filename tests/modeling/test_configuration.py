@@ -8,7 +8,7 @@ import pytest
 from tiny_llms import tiny_config
 from transformers import AutoConfig, LlamaConfig
 
-from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig
+from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockModel
 
 
 FIELDS = {
@@ -227,3 +227,17 @@ def test_misspelt_llm_block_is_no_plain_host():
         ViTWithLLMBlockConfig(llm_blok={"llm_name_or_path": "x"})
     with pytest.raises(ValueError, match="llm_block"):
         ViTWithLLMBlockConfig(llm_block="HuggingFaceTB/SmolLM2-135M")
+
+
+def test_block_set_on_a_finished_configuration():
+    """The natural way to give a published host's configuration a block."""
+    llm_config = tiny_config("llama")
+    config = ViTWithLLMBlockConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    config.llm_block = LLMBlockConfig(llm_config=llm_config, weights="random")
+    model = ViTWithLLMBlockModel(config)
+    assert model.llm_block.config.hidden_size == 16
+    config.llm_block = {"llm_config": llm_config.to_dict(), "weights": "random"}
+    assert isinstance(ViTWithLLMBlockModel(config).config.llm_block, LLMBlockConfig)
+    config.llm_block.position = 9
+    with pytest.raises(ValueError, match=r"position is 9"):
+        ViTWithLLMBlockModel(config)

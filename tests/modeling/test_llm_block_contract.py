@@ -22,7 +22,16 @@ from tiny_llms import (
     write_llm,
 )
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 
@@ -551,3 +560,21 @@ def test_block_has_no_host_to_freeze():
     block = LLMBlock(LLMBlockConfig(llm_config=tiny_config("llama"), weights="random", hidden_size=16))
     with pytest.raises(TypeError, match="no host"):
         block.freeze_host()
+
+
+@pytest.mark.parametrize("family", ["mistral_window", "gemma3_text", "gpt_oss"])
+def test_no_window_reaches_the_attention(family):
+    """Flash attention would keep to the window that it is given; SDPA and eager take theirs from the mask."""
+    windows = set()
+
+    def spy(module, query, key, value, attention_mask, **kwargs):
+        windows.add(kwargs.get("sliding_window"))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("spy", spy)
+    AttentionMaskInterface.register("spy", sdpa_mask)
+    config = LLMBlockConfig(llm_config=tiny_config(family), weights="random", layer_index=[0, 1], hidden_size=16)
+    block = LLMBlock(config)
+    block.config.llm_config._attn_implementation = "spy"
+    block(torch.randn(1, 9, 16))
+    assert windows == {None}

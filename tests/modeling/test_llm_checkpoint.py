@@ -830,3 +830,36 @@ def test_stored_names_of_a_sharded_checkpoint_match(large):
     weight_map = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     with safe_open(single / "model.safetensors", "pt") as f:
         assert set(weight_map) == set(f.keys())
+
+
+def test_pretrained_final_norm_without_weights(tmp_path):
+    """OLMo's norm only normalises, so there is nothing to read."""
+    folder = write_llm(tiny_llm(tiny_config("olmo")), tmp_path / "llm")
+    block = LLMBlock(LLMBlockConfig(llm_name_or_path=str(folder), final_norm="pretrained", hidden_size=16))
+    assert not list(block.final_norm.parameters())
+
+
+def test_other_modules_of_the_same_name_do_not_matter(tmp_path):
+    """Checkpoints with multi-token prediction hold `mtp.layers.0` and `mtp.norm` beside the language model's own."""
+    model = tiny_llm(tiny_config("llama"))
+    folder = write_llm(model, tmp_path / "llm")
+    tensors = load_file(folder / "model.safetensors")
+    for name in list(tensors):
+        if name.startswith(("model.layers.0.", "model.norm.")):
+            tensors[name.replace("model.", "mtp.", 1)] = torch.zeros_like(tensors[name])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    block = LLMBlock(
+        LLMBlockConfig(llm_name_or_path=str(folder), layer_index=0, final_norm="pretrained", hidden_size=16)
+    )
+    assert torch.equal(block.llm_layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
+    assert torch.equal(block.final_norm.weight, model.model.norm.weight)
+
+
+def test_bin_file_from_before_torch_1_6(tmp_path):
+    model = tiny_llm(tiny_config("llama"))
+    folder = write_llm(model, tmp_path / "llm")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    block = LLMBlock(LLMBlockConfig(llm_name_or_path=str(folder), layer_index=1, hidden_size=16))
+    assert torch.equal(block.llm_layers[0].mlp.up_proj.weight, model.model.layers[1].mlp.up_proj.weight)

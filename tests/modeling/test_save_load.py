@@ -297,6 +297,32 @@ def test_configuration_of_another_layer_is_an_error(save_weights, llm, tmp_path)
     assert_same(model, load(tmp_path / "model", config=same))
 
 
+def test_trained_layer_that_is_frozen_afterwards_is_not_lost(llm, tmp_path):
+    model = build(llm()[1], trainable=True)
+    with torch.no_grad():
+        model.llm_block.llm_layers[0].mlp.up_proj.weight += 0.1
+    model.save_pretrained(tmp_path / "trained")
+    frozen = load(tmp_path / "trained", llm_block={"trainable": False, "save_weights": False})
+    frozen.save_pretrained(tmp_path / "frozen")
+    frozen.save_pretrained(tmp_path / "checkpoint-1")
+    for name in ("frozen", "checkpoint-1"):
+        assert torch.equal(logits(load(tmp_path / name)), logits(model))
+
+
+def test_host_saved_alone_is_a_plain_host(llm, tmp_path):
+    _, folder = llm()
+    model = build(folder)
+    model.vit.save_pretrained(tmp_path / "host")
+    again, info = Classifier.from_pretrained(tmp_path / "host", output_loading_info=True)
+    assert info["missing_keys"] == {n for n in model.state_dict() if n.startswith(("llm_block.", "classifier."))} - {
+        f"llm_block.{n}" for n in model.llm_block.llm_tensors()
+    }
+    for name, tensor in model.vit.state_dict().items():
+        assert torch.equal(again.vit.state_dict()[name], tensor)
+    for name in model.llm_block.llm_tensors():
+        assert torch.equal(again.llm_block.state_dict()[name], model.llm_block.state_dict()[name])
+
+
 def test_what_an_override_object_does_not_say_stays(llm, tmp_path):
     _, folder = llm()
     model = build(folder, residual="outer", save_weights=False)

@@ -178,11 +178,6 @@ class ViTWithLLMBlockModelTester:
 class ViTWithLLMBlockSuite(UpstreamSuite):
     all_model_classes = (ViTWithLLMBlockModel, ViTWithLLMBlockForImageClassification)
     llm_block: dict = {}
-    contradicts_the_design = with_reason(
-        "saves the ViT inside alone, under a config.json that says the LLM layer is there: an error here",
-        "test_correct_missing_keys",
-    )
-    skipped = {**UpstreamSuite.skipped, **contradicts_the_design}
 
     def setUp(self):
         super().setUp()
