@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 from huggingface_hub import constants, hf_api
+from transformers.utils import hub as transformers_hub
 
 
 @dataclass
@@ -149,13 +150,16 @@ class HubServer:
         }
         before = {k: getattr(constants, k) for k in changed}
         environment = {k: os.environ.get(k) for k in ("NO_PROXY", "no_proxy", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
-        endpoint = hf_api.api.endpoint
+        # huggingface_hub's own client, and the one that transformers makes once and keeps
+        clients = (hf_api.api, transformers_hub.hf_api())
+        endpoints = [client.endpoint for client in clients]
         os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
         os.environ.pop("HF_TOKEN", None)
         os.environ.pop("HUGGING_FACE_HUB_TOKEN", None)
         for name, value in changed.items():
             setattr(constants, name, value)
-        hf_api.api.endpoint = self.url
+        for client in clients:
+            client.endpoint = self.url
         # the client reads the proxy settings once, when it is made
         huggingface_hub.close_session()
         try:
@@ -163,7 +167,8 @@ class HubServer:
         finally:
             for name, value in before.items():
                 setattr(constants, name, value)
-            hf_api.api.endpoint = endpoint
+            for client, endpoint in zip(clients, endpoints):
+                client.endpoint = endpoint
             for name, value in environment.items():
                 if value is None:
                     os.environ.pop(name, None)
