@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Configuration of the LLM block, and what every host configuration adds to its host's own."""
 
+import dataclasses
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import wraps
@@ -30,6 +31,12 @@ _PRETRAINED_CONFIG_KEYS = {
     "output_attentions",
     "torch_dtype",
 }
+
+
+def own_fields(config_class: type) -> dict[str, Any]:
+    """Names and types of a configuration class's fields without those that every configuration has."""
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return {field.name: field.type for field in dataclasses.fields(config_class) if field.name not in common}
 
 
 def with_value_errors(cls):
@@ -134,10 +141,9 @@ class LLMBlockConfig(PreTrainedConfig):
     fingerprint: str | None = None
 
     def __post_init__(self, **kwargs):
-        known = set(self.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
         for key in kwargs:
             if key not in _PRETRAINED_CONFIG_KEYS and not hasattr(type(self), key):
-                nearest = get_close_matches(key, sorted(known), n=1, cutoff=0)[0]
+                nearest = get_close_matches(key, sorted(own_fields(LLMBlockConfig)), n=1, cutoff=0)[0]
                 raise ValueError(f"LLMBlockConfig has no key {key!r}; did you mean {nearest!r}?")
         if isinstance(self.llm_config, dict):
             llm_config = dict(self.llm_config)
@@ -213,8 +219,8 @@ def _override_stored_block(stored: dict[str, Any], override: dict[str, Any] | LL
     if isinstance(override, LLMBlockConfig):
         # What an object leaves at its default stays as stored; whether the layer is the same is checked when loading.
         default = LLMBlockConfig()
-        fields = set(LLMBlockConfig.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__) - {"llm_config"}
-        override = {f: getattr(override, f) for f in sorted(fields) if getattr(override, f) != getattr(default, f)}
+        fields = sorted(set(own_fields(LLMBlockConfig)) - {"llm_config"})
+        override = {f: getattr(override, f) for f in fields if getattr(override, f) != getattr(default, f)}
     moved = override.get("llm_name_or_path", stored.get("llm_name_or_path")) != stored.get("llm_name_or_path")
     # The stored commit means nothing in another place; the fingerprint still says whether the layer is the same.
     return {**stored, **({"llm_revision": None} if moved else {}), **override}

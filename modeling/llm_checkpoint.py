@@ -8,6 +8,7 @@ import pickle
 import re
 import struct
 import zipfile
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -240,11 +241,14 @@ class GGUFFile:
             raise ValueError(f"{self.file.path}: {name} has the unknown quantisation type {kind}.") from error
         return math.prod(shape) // block_size * type_size
 
+    @cached_property
+    def _names(self):
+        architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
+        return gguf.get_tensor_name_map(architecture, self.metadata[f"{self.architecture}.block_count"])
+
     def _name_of(self, key: str) -> str | None:
         """The GGUF name of a tensor that transformers calls `key`."""
-        architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
-        names = gguf.get_tensor_name_map(architecture, self.metadata[f"{self.architecture}.block_count"])
-        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        name = self._names.get_name(key, try_suffixes=(".weight", ".bias"))
         return name if name in self.tensors else None
 
     def has(self, key: str) -> bool:
@@ -301,8 +305,7 @@ class LLMCheckpoint:
         if name_or_path.endswith(".gguf"):
             self._gguf = GGUFFile(LocalFile(find_gguf_file(name_or_path, revision, self.hub_kwargs)))
             return
-        if os.path.isabs(name_or_path) and not os.path.isdir(name_or_path):
-            raise FileNotFoundError(f"{name_or_path}: there is no such folder.")
+        _check_folder(name_or_path)
         for name in WEIGHT_FILES:
             path = self._find(name, required=False)
             if path is not None:
@@ -389,11 +392,13 @@ class LLMCheckpoint:
     @property
     def bytes_read(self) -> int:
         """Bytes read from the weight files so far, headers included."""
-        files = [self._gguf] if self._gguf is not None else self._files.values()
-        return sum(f.bytes_read if isinstance(f, PickleFile) else f.file.bytes_read for f in files)
+        return sum(f.bytes_read if isinstance(f, PickleFile) else f.file.bytes_read for f in self._open_files())
+
+    def _open_files(self) -> list[SafetensorsFile | PickleFile | GGUFFile]:
+        return [self._gguf] if self._gguf is not None else list(self._files.values())
 
     def close(self):
-        for file in [self._gguf] if self._gguf is not None else self._files.values():
+        for file in self._open_files():
             file.close()
 
     def __enter__(self):
@@ -401,6 +406,12 @@ class LLMCheckpoint:
 
     def __exit__(self, *exception):
         self.close()
+
+
+def _check_folder(name_or_path: str) -> None:
+    """Refuses what can only be a local folder and is none, which would be taken for a Hub id."""
+    if not os.path.isdir(name_or_path) and (os.path.isabs(name_or_path) or name_or_path.startswith(("./", "../"))):
+        raise FileNotFoundError(f"{name_or_path}: there is no such folder.")
 
 
 def _read_weight_map(path: str) -> dict[str, str]:
@@ -440,8 +451,7 @@ def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -
         GGUFFile(LocalFile(path)).close()  # a clear error for a truncated file or an unsupported architecture
         folder, name = os.path.split(os.path.abspath(path))
         return AutoConfig.from_pretrained(folder, gguf_file=name), extract_commit_hash(path, None)
-    if not os.path.isdir(name_or_path) and (os.path.isabs(name_or_path) or name_or_path.startswith(("./", "../"))):
-        raise FileNotFoundError(f"{name_or_path}: there is no such folder.")
+    _check_folder(name_or_path)
     if os.path.isdir(name_or_path) and not os.path.isfile(os.path.join(name_or_path, "config.json")):
         raise FileNotFoundError(
             f"{name_or_path} has no config.json, so it is not known which language model it holds. Copy the model's "

@@ -42,7 +42,6 @@ class LLMLayers:
         final_norm (`nn.Module`, *optional*): the norm after its last layer.
         final_norm_path (`str`, *optional*): where that norm is.
         rotary (`nn.Module`, *optional*): its rotary embedding, on the CPU.
-        hidden_size (`int`): its width.
     """
 
     llm: PreTrainedModel
@@ -52,7 +51,6 @@ class LLMLayers:
     final_norm: nn.Module | None
     final_norm_path: str | None
     rotary: nn.Module | None
-    hidden_size: int
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -131,11 +129,6 @@ def _check_layer(layer: nn.Module, index: int, text_config: PreTrainedConfig) ->
         raise ValueError(f"{where} reads the keys and values of an earlier layer, so it cannot run alone.")
     if "per_layer_input" in parameters and getattr(text_config, "hidden_size_per_layer_input", None):
         raise ValueError(f"{where} needs an embedding of the input words for each layer, so it cannot run alone.")
-    known = {"self", "hidden_states", "x", "args", "kwargs", *_layer_arguments(None, None, None)}
-    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
-    unknown = sorted(required - known)
-    if len(unknown) > (0 if {"hidden_states", "x"} & set(parameters) else 1):
-        raise ValueError(f"{where} needs {unknown} to run, which only its whole language model provides.")
 
 
 def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int], dtype: torch.dtype) -> LLMLayers:
@@ -183,7 +176,6 @@ def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int],
         final_norm=getattr(owner, norm_name) if norm_name else None,
         final_norm_path=f"{owner_path}.{norm_name}".lstrip(".") if norm_name else None,
         rotary=rotary,
-        hidden_size=text_config.hidden_size,
     )
 
 

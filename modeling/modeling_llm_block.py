@@ -88,10 +88,11 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         built = build_llm_layers(self._llm_config, config.layer_index, self._layer_dtype())
         if config.rotary and not has_rotary(built):
             raise ValueError(f"rotary=True, but {built.config.model_type} has no rotary positions. Use rotary=False.")
-        self.input_projection = nn.Linear(config.hidden_size, built.hidden_size, bias=False)
+        llm_hidden_size = built.config.hidden_size
+        self.input_projection = nn.Linear(config.hidden_size, llm_hidden_size, bias=False)
         self.llm_layers = built.layers
         self.final_norm = self._build_final_norm(built)
-        self.output_projection = nn.Linear(built.hidden_size, config.hidden_size, bias=False)
+        self.output_projection = nn.Linear(llm_hidden_size, config.hidden_size, bias=False)
         self.bytes_read = 0
         self._text_config = self._llm_config.get_text_config(decoder=True)
         self._layer_config = built.config

@@ -19,8 +19,6 @@ from .configuration_llm_block import LLMBlockConfig
 # What `from_pretrained` does not hand to the model's constructor, and the layer's reader needs: see `_loading_from`.
 LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
 _HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
-
-
 _INDEX = "model.safetensors.index.json"
 _WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
@@ -98,9 +96,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if (block := model._get_llm_block()) is not None:
             on_disk = [name for name, device in getattr(model, "hf_device_map", {}).items() if device == "disk"]
-            if not (stored_block or {"save_weights": False}).get("save_weights", True) and any(
-                name.startswith("llm_block") or name == "" for name in on_disk
-            ):
+            holds_layer = stored_block is not None and stored_block.get("save_weights", True)
+            if not holds_layer and any(name.startswith("llm_block") or name == "" for name in on_disk):
                 raise ValueError(
                     f"device_map puts the LLM block on the disk, and {pretrained_model_name_or_path} does not hold "
                     "its layer, which is offloaded from there. Keep llm_block on another device, or save the model "

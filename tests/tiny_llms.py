@@ -51,6 +51,16 @@ LATENT = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 8,
 }
+ENCODER_DECODER = {
+    "vocab_size": 64,
+    "d_model": 32,
+    "encoder_layers": 3,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+}
 LAYER_TYPES = ["full_attention", "sliding_attention", "full_attention"]
 
 # name of the case -> (model_type, config keys)
@@ -257,19 +267,7 @@ NO_SELF_ATTENTION = {
 }
 NOT_DECODERS = {
     "t5": ("t5", {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4}),
-    "bart": (
-        "bart",
-        {
-            "vocab_size": 64,
-            "d_model": 32,
-            "encoder_layers": 3,
-            "decoder_layers": 3,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 48,
-            "decoder_ffn_dim": 48,
-        },
-    ),
+    "bart": ("bart", ENCODER_DECODER),
     "bert": ("bert", COMMON),
     "roberta": ("roberta", COMMON),
     "vit": (
@@ -284,20 +282,7 @@ NOT_DECODERS = {
         },
     ),
     "clip": ("clip", {}),
-    "whisper": (
-        "whisper",
-        {
-            "vocab_size": 64,
-            "pad_token_id": 0,
-            "d_model": 32,
-            "encoder_layers": 3,
-            "decoder_layers": 3,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 48,
-            "decoder_ffn_dim": 48,
-        },
-    ),
+    "whisper": ("whisper", {**ENCODER_DECODER, "pad_token_id": 0}),
 }
 # families that need more than the generic call gives: run right, or refused by name
 MAY_BE_REFUSED = {

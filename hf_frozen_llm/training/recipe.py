@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
+from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 
 
@@ -185,12 +186,6 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
         else:
             recipe.values[key] = value
     return recipe
-
-
-def own_fields(config_class: type) -> dict[str, Any]:
-    """The fields of a configuration class without those that every configuration has."""
-    common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    return {field.name: field.type for field in dataclasses.fields(config_class) if field.name not in common}
 
 
 def construct(node: yaml.Node) -> Any:

@@ -39,10 +39,11 @@ from hf_frozen_llm.data.images import (
     take_samples,
 )
 from hf_frozen_llm.metrics import TopKAccuracy
+from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 from hf_frozen_llm.training.checkpoints import find_checkpoints, find_defect, last_complete_checkpoint
-from hf_frozen_llm.training.recipe import Recipe, own_fields, read_recipe
+from hf_frozen_llm.training.recipe import Recipe, read_recipe
 from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
 
 

@@ -448,6 +448,13 @@ def test_several_layers_and_negative_indices(llm_folder):
     assert sorted(k for k in one.state_dict() if "llm_layers" in k)[0].startswith("llm_layers.0.")
 
 
+def assert_order_does_not_matter(block):
+    x = tokens("mixtral")
+    order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert_near(block(x[:, order]), block(x)[:, order])
+
+
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss", "deepseek_v3", "llama4_text", "gpt_neo", "olmo3"])
 def test_layers_of_every_kind_in_one_llm(family, llm_folder):
     # sliding and full attention, dense and mixture, local and global layers of one LLM
@@ -455,10 +462,7 @@ def test_layers_of_every_kind_in_one_llm(family, llm_folder):
     for index in range(3):
         block = build(folder, layer_index=index).eval()
         assert_holds_layer(block, llm, index=index)
-        x = tokens("mixtral")
-        order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(2))
-        with torch.no_grad():
-            assert_near(block(x[:, order]), block(x)[:, order])
+        assert_order_does_not_matter(block)
 
 
 @pytest.mark.parametrize("family", list(NO_SELF_ATTENTION))
@@ -477,10 +481,7 @@ def test_attention_layer_of_a_mixed_llm(family, tmp_path):
     folder = write_llm(llm, tmp_path / "llm")
     block = build(str(folder), layer_index=2)
     assert_holds_layer(block, llm, index=2)
-    x = tokens("mixtral")
-    order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        assert_near(block(x[:, order]), block(x)[:, order])
+    assert_order_does_not_matter(block)
 
 
 @pytest.mark.parametrize("family", list(NOT_DECODERS))
