@@ -105,9 +105,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         # In a list, so that it is no submodule: its buffers would come back uninitialised from `from_pretrained`.
         self._rotary = [built.rotary]
         self._indices = built.indices
-        with torch.device("cpu"):  # not on the meta device of `from_pretrained`
-            self._position_zero = [rotary_embeddings(built.rotary, built.config, index, 1) for index in built.indices]
-        self._check_that_layers_run()
+        self._position_zero: list[Any] = []
+        self._prepare_layer_calls()
         device = self.input_projection.weight.device
         if device.type != "meta":
             self.llm_layers.to_empty(device=device)
@@ -137,11 +136,16 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             if config._attn_implementation is not None:
                 self._llm_config._attn_implementation = config._attn_implementation
 
-    def _check_that_layers_run(self) -> None:
-        """Refuses by name, while the layers are on the meta device, a family that cannot be called as the others."""
+    def _prepare_layer_calls(self) -> None:
+        """
+        Computes the rotary embeddings of position 0, and refuses by name, by a trial call while the layers are on the
+        meta device, a family that cannot be called as the others.
+        """
         hidden_states = torch.empty(1, 2, self._text_config.hidden_size, device="meta", dtype=self._dtype_of_layers())
         for i, (index, layer) in enumerate(zip(self._indices, self.llm_layers)):
             try:
+                with torch.device("cpu"):  # not on the meta device of `from_pretrained`
+                    self._position_zero.append(rotary_embeddings(self._rotary[0], self._layer_config, index, 1))
                 with torch.no_grad():
                     self._call_layer(i, layer, hidden_states, None)
             except (AttributeError, KeyError, TypeError) as error:

@@ -579,3 +579,11 @@ def test_no_window_reaches_the_attention(family):
     block.config.llm_config._attn_implementation = "spy"
     block(torch.randn(1, 9, 16))
     assert windows == {None}
+
+
+def test_family_with_rotary_positions_of_its_own_kind_is_refused_by_name():
+    if "deepseek_v4" not in CONFIG_MAPPING:
+        pytest.skip("this transformers has no deepseek_v4")
+    config = LLMBlockConfig(llm_config=CONFIG_MAPPING["deepseek_v4"](), weights="random", hidden_size=16)
+    with torch.device("meta"), pytest.raises(ValueError, match=r"of deepseek_v4 .* cannot run without"):
+        LLMBlock(config)
