@@ -1,0 +1,295 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""The fast path of the block against the layers' own forward: outputs and all gradients, every class, every route."""
+
+import functools
+
+import pytest
+import torch
+from references import relative_error, transformers_in_full_precision
+from torch import nn
+
+from hf_frozen_llm import LLMBlock, LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification
+from hf_frozen_llm.modeling.fast_llm_layer import _PARTS, InverseNorm, cheapest_route, find_parts, folds_output
+
+
+FAMILIES = [
+    *("llama", "llama_yarn", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "granite"),
+    *("phi3", "opt", "gpt2", "gpt_neox", "phi", "gpt_oss"),
+]
+ROUTES = ["narrow", "folded", "folded_keys", "formed"]
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 9,
+}
+
+
+@pytest.fixture
+def build(llm_folder):
+    def make(family="llama", width=24, dtype=torch.float32, **fields):
+        fields = {"llm_name_or_path": llm_folder(family)[1], "layer_index": 1, "hidden_size": width, **fields}
+        torch.manual_seed(0)
+        block = LLMBlock(LLMBlockConfig(**fields)).to(dtype)
+        for projection in (block.input_projection, block.output_projection):
+            nn.init.normal_(projection.weight, std=0.3)
+        return block
+
+    return make
+
+
+def padding():
+    mask = torch.ones(3, 9, dtype=torch.long)
+    mask[0, 4:], mask[1, 7] = 0, 0
+    return mask
+
+
+def parts_of(block):
+    return find_parts(block.llm_layers[-1], block.input_projection)
+
+
+def keep_float64(block):
+    """transformers' RMS norms compute in float32 even in a float64 model, and its grouped experts not at all."""
+    block._layer_config._experts_implementation = "eager"
+    for module in block.modules():
+        if "RMSNorm" in type(module).__name__:
+            module.forward = functools.partial(float64_norm, module)
+
+
+def float64_norm(module, x):
+    is_gemma = hasattr(module, "eps")
+    eps, weight = (module.eps, 1 + module.weight) if is_gemma else (module.variance_epsilon, module.weight)
+    return weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def results(block, x, fast, route=None, **kwargs):
+    """Output, and gradients of the tokens and both projections."""
+    block.config.fast = fast
+    if route is not None:
+        block._cheapest_route = lambda *args: route
+    x = x.detach().clone().requires_grad_()
+    block.zero_grad()
+    out = block(x, **kwargs)
+    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+    weights = (block.input_projection.weight, block.output_projection.weight)
+    return [out.detach(), x.grad, *(weight.grad.clone() for weight in weights)]
+
+
+def test_every_class_of_the_fast_path_is_tested(build):
+    classes = {type(build(family).llm_layers[0]) for family in FAMILIES}
+    names = {f"{c.__module__}.{c.__name__}".removeprefix("transformers.models.") for c in classes}
+    assert names == set(_PARTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_outputs_and_gradients(family, route, dtype, build):
+    block = build(family, dtype=dtype)
+    parts = parts_of(block)
+    if route == "narrow" and parts.key_norm is not None:
+        pytest.skip("norms of the keys need the keys, so this route is never chosen")
+    x = torch.randn(3, 9, 24, dtype=dtype)
+    for output_tokens in (slice(0, 1), slice(2, 5), None):
+        for mask in (None, padding()):
+            kwargs = {"attention_mask": mask, "output_tokens": output_tokens}
+            if dtype == torch.float64:
+                keep_float64(block)
+                with transformers_in_full_precision():
+                    fast, plain = results(block, x, True, route, **kwargs), results(block, x, False, **kwargs)
+            else:
+                fast, plain = results(block, x, True, route, **kwargs), results(block, x, False, **kwargs)
+            for ours, theirs in zip(fast, plain):
+                assert relative_error(ours, theirs) < (1e-10 if dtype == torch.float64 else 2e-6)
+
+
+@pytest.mark.parametrize("residual", ["none", "outer"])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    "family", [family for family in FAMILIES if family not in ("gemma2", "gemma3_text", "gpt_oss")]
+)
+def test_feed_forward_folded_with_the_output_projection(family, route, residual, build):
+    """In every family but those with experts or a norm after the feed-forward."""
+    block = build(family, dtype=torch.float64, final_norm="none", residual=residual)
+    if route == "narrow" and parts_of(block).key_norm is not None:
+        route = "folded"
+    keep_float64(block)
+    x = torch.randn(3, 9, 24, dtype=torch.float64)
+    for output_tokens in (slice(0, 1), None):
+        kwargs = {"attention_mask": padding(), "output_tokens": output_tokens}
+        with transformers_in_full_precision():
+            plain = results(block, x, False, **kwargs)
+            block._folds_output = lambda *args: True
+            block.output_projection.forward = None  # would fail
+            fast = results(block, x, True, route, **kwargs)
+            del block._folds_output, block.output_projection.forward
+        for ours, theirs in zip(fast, plain):
+            assert relative_error(ours, theirs) < 1e-10
+
+
+@pytest.mark.parametrize("output_tokens", [slice(0, 1), None])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"layer_index": [0, 1]},
+        {"final_norm": "none"},
+        {"final_norm": "pretrained"},
+        {"residual": "inner"},
+        {"residual": "outer"},
+        {"residual": "hybrid"},
+        {"attention": "causal"},
+        {"rotary": True},
+        {"trainable": True},
+    ],
+    ids=str,
+)
+def test_other_settings_of_the_block(fields, output_tokens, build):
+    block = build(**fields)
+    x, kwargs = torch.randn(3, 9, 24), {"attention_mask": padding(), "output_tokens": output_tokens}
+    for ours, theirs in zip(results(block, x, True, **kwargs), results(block, x, False, **kwargs)):
+        assert relative_error(ours, theirs) < 2e-6
+
+
+def test_gradient_of_the_input_projection_in_evaluation(build):
+    """Nothing is cached: an attack or a saliency map in `eval()` sees the weights as they are."""
+    block = build().eval()
+    x = torch.randn(3, 9, 24)
+    for _ in range(2):
+        for ours, theirs in zip(
+            results(block, x, True, "narrow", output_tokens=slice(0, 1)),
+            results(block, x, False, output_tokens=slice(0, 1)),
+        ):
+            assert relative_error(ours, theirs) < 2e-6
+        with torch.no_grad():
+            block.input_projection.weight.mul_(1.5)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_badly_conditioned_input_projection(family, build):
+    """cond(W) = 1e3 and tokens in its weak directions: no worse than 10 times the plain path's own float32 error."""
+    block = build(family)
+    u, _, v = torch.linalg.svd(torch.randn(32, 24), full_matrices=False)
+    weight = u @ torch.diag(torch.logspace(0, -3, 24)) @ v
+    with torch.no_grad():
+        block.input_projection.weight.copy_(weight)
+    x = torch.randn(3, 9, 4) @ v[-4:]
+    exact = build(family, dtype=torch.float64)
+    exact.load_state_dict(block.state_dict())
+    with transformers_in_full_precision():
+        expected = results(exact, x.double(), False, output_tokens=slice(0, 1))
+    plain = results(block, x, False, output_tokens=slice(0, 1))
+    for route in ("narrow", "folded"):
+        fast = results(block, x, True, route, output_tokens=slice(0, 1))
+        for ours, theirs, reference in zip(fast, plain, expected):
+            bound = max(10 * relative_error(theirs.double(), reference), 2e-6)
+            assert relative_error(ours.double(), reference) < bound
+
+
+def test_inverse_norm():
+    x, weight = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(16, 6, dtype=torch.float64)
+    x.requires_grad_(), weight.requires_grad_()
+    expected = ((x @ weight.mT).square().mean(-1) + 1e-6).rsqrt()
+    torch.testing.assert_close(InverseNorm.apply(x, weight, 1e-6), expected, rtol=1e-11, atol=0)
+    assert torch.autograd.gradcheck(lambda x, w: InverseNorm.apply(x, w, 1e-6), (x, weight))
+    # fewer rows than columns, and all zero
+    flat = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(
+        InverseNorm.apply(x, flat, 1e-6), ((x @ flat.mT).square().mean(-1) + 1e-6).rsqrt(), rtol=1e-6, atol=0
+    )
+    assert torch.isfinite(InverseNorm.apply(x, torch.zeros_like(weight), 1e-6)).all()
+
+
+@pytest.mark.parametrize("route", ["narrow", "folded"])
+@pytest.mark.parametrize("final_norm", ["unit", "none"])
+def test_bfloat16_layer(route, final_norm, build):
+    """A layer in bfloat16 is at most 1.5 times as far from the float32 result as on the plain path."""
+    x, kwargs = torch.randn(3, 9, 24), {"output_tokens": slice(0, 1)}
+    expected = results(build(final_norm=final_norm), x, False, **kwargs)
+    block = build(layer_dtype="bfloat16", final_norm=final_norm)
+    block.llm_layers.bfloat16()
+    block._folds_output = lambda *args: final_norm == "none"
+    if block.final_norm is not None:
+        block.final_norm.bfloat16()
+    for name in ("input_projection", "output_projection"):
+        getattr(block, name).float()
+    fast, plain = results(block, x, True, route, **kwargs), results(block, x, False, **kwargs)
+    for ours, theirs, reference in zip(fast, plain, expected):
+        assert relative_error(ours, reference) <= 1.5 * relative_error(theirs, reference)
+
+
+def test_route_follows_from_the_sizes():
+    """At true sizes, without weights: a LLaMA-7B layer behind a ViT-S."""
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
+    with torch.device("meta"):
+        block = LLMBlock(LLMBlockConfig(llm_config={**LLAMA, **sizes}, weights="random", hidden_size=384))
+    parts = parts_of(block)
+    assert cheapest_route(parts, tokens=197, read=1, hidden_size=384, batch=1) == "narrow"
+    assert cheapest_route(parts, tokens=197, read=197, hidden_size=384, batch=64) == "folded"
+    # a single image does not pay for folding
+    assert cheapest_route(parts, tokens=197, read=197, hidden_size=384, batch=1) == "formed"
+    assert folds_output(parts, block.output_projection, read=64 * 197)
+    assert not folds_output(parts, block.output_projection, read=64)
+
+
+def test_folded_output_is_chosen_where_it_is_cheaper(build):
+    """Without a final norm, by the tokens of a batch: more than `24 x 32 / (32 - 24)`, counted in training alone."""
+    block = build(final_norm="none")
+    parts, x = parts_of(block), torch.randn(16, 9, 24)
+    for ours, theirs in zip(results(block, x, True), results(block, x, False)):
+        assert relative_error(ours, theirs) < 2e-6
+    assert block.train()._folds_output(parts, x)
+    assert not block._folds_output(parts, x[:2]) and not block.eval()._folds_output(parts, x)
+    block.train().output_projection.register_forward_hook(lambda *args: None)
+    assert not block._folds_output(parts, x)
+    for fields in ({"final_norm": "unit"}, {"final_norm": "none", "residual": "inner"}):
+        assert not build(**fields).train()._folds_output(parts, x)
+
+
+@pytest.mark.parametrize(
+    "change", ["other class", "adapted", "user's hook", "offloaded", "off", "trained", "attentions"]
+)
+def test_what_runs_as_it_is(change, build):
+    block = build("falcon" if change == "other class" else "llama")
+    layer, calls = block.llm_layers[0], []
+    kwargs = {"output_tokens": slice(0, 1)}
+    if change == "adapted":
+        layer.self_attn.q_proj = nn.utils.parametrizations.weight_norm(layer.self_attn.q_proj)
+    elif change == "user's hook":
+        layer.register_forward_hook(lambda *args: calls.append(1))
+    elif change == "offloaded":
+        layer.mlp.up_proj._hf_hook = object()
+    elif change == "off":
+        block.config.fast = False
+    elif change == "trained":
+        block.config.trainable = True
+    elif change == "attentions":
+        kwargs["fast"] = False
+    if change in ("other class", "adapted", "user's hook", "offloaded"):
+        assert parts_of(block) is None
+    block._run_fast = None  # would fail
+    assert block(torch.randn(3, 9, 24), **kwargs).shape == (3, 1, 24)
+    assert calls == ([1] if change == "user's hook" else [])
+
+
+def test_a_classifier_reads_one_token():
+    """Asking for hidden states or attentions computes everything, and gives the same logits."""
+    config = ViTWithLLMBlockConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, image_size=8, patch_size=4,
+        llm_block=LLMBlockConfig(llm_config=LLAMA, weights="random"),
+    )  # fmt: skip
+    model = ViTWithLLMBlockForImageClassification(config).eval()
+    model.set_attn_implementation("eager")
+    read = []
+    model.llm_block.output_projection.register_forward_hook(lambda module, args, out: read.append(out.shape[1]))
+    pixels = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        logits = model(pixels).logits
+        for name in ("output_hidden_states", "output_attentions"):
+            out = model(pixels, **{name: True})
+            torch.testing.assert_close(out.logits, logits, rtol=1e-4, atol=1e-5)
+        model.config.output_hidden_states = True
+        assert len(model(pixels).hidden_states) == 4
+    assert read == [1, 5, 5, 5]
