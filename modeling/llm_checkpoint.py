@@ -1,24 +1,23 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Reading single tensors out of a language model's checkpoint: safetensors, `.bin` and GGUF, local or on the Hub."""
+"""Finding a language model's tensors: in which files of a local folder or a Hub repository, under which names."""
 
 import json
-import math
 import os
-import pickle
 import re
-import struct
-import zipfile
-from functools import cached_property
-from typing import cast
+import tempfile
+from typing import Any, cast
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.utils import cached_file, extract_commit_hash, is_gguf_available
+from transformers.utils import cached_file, extract_commit_hash, logging
+
+from .checkpoint_files import GGUFFile, LocalFile, PickleFile, SafetensorsFile
+from .hub_ranges import HubFile, RangesIgnored, is_offline, repository_folder
 
 
-if is_gguf_available():
-    import gguf
+logger = logging.get_logger(__name__)
 
 
 WEIGHT_FILES = (
@@ -28,260 +27,11 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 
-# Not the 8-bit float types: those tensors mean nothing without the scales of the quantisation they come from.
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-# Architectures whose GGUF tensors are those of the transformers layer, up to the row order of q and k in "llama".
-GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "stablelm", "starcoder2")
-
-# struct codes and sizes of the value types of GGUF metadata; 8 is a string and 9 an array
-# (specification: github.com/ggml-org/ggml, docs/gguf.md).
-_GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-
-
-class LocalFile:
-    """A file read by byte ranges; counts the bytes."""
-
-    def __init__(self, path: str):
-        self.path = path
-        self.size = os.path.getsize(path)
-        self.bytes_read = 0
-        self._file = open(path, "rb")
-
-    def read(self, offset: int, length: int) -> bytearray:
-        if offset + length > self.size:
-            raise ValueError(
-                f"{self.path} is truncated: bytes {offset} to {offset + length} are wanted and it has {self.size}. "
-                "Download or copy it again."
-            )
-        data = bytearray(length)
-        self._file.seek(offset)
-        if self._file.readinto(data) != length:
-            raise OSError(f"{self.path}: could not read {length} bytes at {offset}.")
-        self.bytes_read += length
-        return data
-
-    def close(self):
-        self._file.close()
-
-
-class SafetensorsFile:
-    """The tensors of one safetensors file, read one at a time."""
-
-    def __init__(self, file: LocalFile):
-        self.file = file
-        (header_length,) = struct.unpack("<Q", file.read(0, 8)) if file.size >= 8 else (file.size,)
-        if 8 + header_length > file.size:
-            raise ValueError(f"{file.path} is truncated or no safetensors file: its header does not fit into it.")
-        self.data_start = 8 + header_length
-        try:
-            self.header = json.loads(file.read(8, header_length))
-            self.header.pop("__metadata__", None)
-            ends = [self._end(entry) for entry in self.header.values()]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file.path} is corrupt: its safetensors header is malformed ({error}).") from error
-        if self.data_start + max(ends, default=0) > file.size:
-            raise ValueError(
-                f"{file.path} is truncated: its header promises {self.data_start + max(ends)} bytes and it has "
-                f"{file.size}. Download or copy it again."
-            )
-
-    @staticmethod
-    def _end(entry: dict) -> int:
-        begin, end = entry["data_offsets"]
-        if not all(type(n) is int and n >= 0 for n in (begin, end, *entry["shape"])) or begin > end:
-            raise ValueError(f"offsets {entry['data_offsets']}, shape {entry['shape']}")
-        if not isinstance(entry["dtype"], str):
-            raise ValueError(f"data type {entry['dtype']}")
-        return end
-
-    def keys(self) -> list[str]:
-        return list(self.header)
-
-    def read(self, key: str) -> torch.Tensor:
-        entry = self.header[key]
-        begin, end = entry["data_offsets"]
-        dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise ValueError(
-                f"{self.file.path} stores {key} as {entry['dtype']}, a quantised or unknown type; readable are "
-                f"{list(SAFETENSORS_DTYPES)}. Use the unquantised checkpoint of this language model."
-            )
-        if end - begin != math.prod(entry["shape"]) * dtype.itemsize:
-            raise ValueError(f"{self.file.path} is corrupt: {key} does not have the size that its shape asks for.")
-        if begin == end:
-            return torch.empty(entry["shape"], dtype=dtype)
-        data = self.file.read(self.data_start + begin, end - begin)
-        return torch.frombuffer(data, dtype=dtype).reshape(entry["shape"])
-
-    def close(self):
-        self.file.close()
-
-
-class PickleFile:
-    """The tensors of one `.bin` file, memory-mapped; code in the pickle is never executed."""
-
-    def __init__(self, path: str):
-        self.path = path
-        self.bytes_read = 0
-        try:
-            # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
-            mmap = zipfile.is_zipfile(path)
-            self.tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(
-                f"{path} cannot be read as a plain dictionary of tensors ({error}). It is corrupt, or holds code, "
-                "which is not executed: use a safetensors copy of this language model."
-            ) from error
-        if not isinstance(self.tensors, dict) or not all(
-            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in self.tensors.items()
-        ):
-            raise ValueError(f"{path} is not a plain dictionary of tensors. Use a safetensors copy of this model.")
-
-    def keys(self) -> list[str]:
-        return list(self.tensors)
-
-    def read(self, key: str) -> torch.Tensor:
-        tensor = self.tensors[key]
-        self.bytes_read += tensor.nbytes
-        return tensor
-
-    def close(self):
-        self.tensors = {}
-
-
-class GGUFFile:
-    """The tensors of one GGUF file under transformers' names, dequantised to float32 one at a time."""
-
-    def __init__(self, file: LocalFile):
-        if not is_gguf_available():
-            raise ImportError(f"{file.path} is a GGUF file: `pip install gguf` to read it.")
-        self.file = file
-        self.metadata, self.tensors = self._read_header()
-        self.architecture = self.metadata.get("general.architecture")
-        if self.architecture not in GGUF_ARCHITECTURES:
-            raise ValueError(
-                f"{file.path} holds the GGUF architecture {self.architecture!r}; supported are {GGUF_ARCHITECTURES}. "
-                "Use the model's safetensors repository instead."
-            )
-
-    def _read_header(self):
-        # The header is walked in one pass over a growing window, so that a large file is not read to find its tensors.
-        window, position = bytearray(), 0
-
-        def take(length: int) -> bytearray:
-            nonlocal position
-            while position + length > len(window):
-                missing = max(1 << 20, position + length - len(window))
-                missing = min(missing, self.file.size - len(window))
-                if missing <= 0:
-                    raise ValueError(f"{self.file.path} is truncated: it ends inside its header. Download it again.")
-                window.extend(self.file.read(len(window), missing))
-            position += length
-            return window[position - length : position]
-
-        def scalar(code: str):
-            return struct.unpack("<" + code, take(struct.calcsize(code)))[0]
-
-        def string() -> str:
-            return take(scalar("Q")).decode("utf-8", errors="replace")
-
-        def value(kind: int):
-            if kind == 8:
-                return string()
-            if kind == 9:
-                item_kind, count = scalar("I"), scalar("Q")
-                if item_kind in _GGUF_SCALARS:
-                    take(struct.calcsize(_GGUF_SCALARS[item_kind]) * count)
-                else:
-                    for _ in range(count):
-                        value(item_kind)
-                return None  # token lists and the like: nothing a layer needs
-            if kind not in _GGUF_SCALARS:
-                raise ValueError(f"{self.file.path} is corrupt: unknown GGUF value type {kind}.")
-            return scalar(_GGUF_SCALARS[kind])
-
-        if bytes(take(4)) != b"GGUF":
-            raise ValueError(f"{self.file.path} is not a GGUF file.")
-        version = scalar("I")
-        if version not in (2, 3):
-            raise ValueError(f"{self.file.path} has GGUF version {version}; versions 2 and 3 can be read.")
-        num_tensors, num_values = scalar("Q"), scalar("Q")
-        metadata = {}
-        for _ in range(num_values):
-            key = string()
-            metadata[key] = value(scalar("I"))
-        tensors = {}
-        for _ in range(num_tensors):
-            name = string()
-            shape = [scalar("Q") for _ in range(scalar("I"))][::-1]
-            tensors[name] = (shape, scalar("I"), scalar("Q"))
-        alignment = metadata.get("general.alignment", 32)
-        self.data_start = -(-position // alignment) * alignment
-        for name, (shape, kind, offset) in tensors.items():
-            if self.data_start + offset + self._num_bytes(name, shape, kind) > self.file.size:
-                raise ValueError(f"{self.file.path} is truncated: {name} lies behind its end. Download it again.")
-        return metadata, tensors
-
-    def _num_bytes(self, name: str, shape: list[int], kind: int) -> int:
-        try:
-            block_size, type_size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
-        except ValueError as error:
-            raise ValueError(f"{self.file.path}: {name} has the unknown quantisation type {kind}.") from error
-        return math.prod(shape) // block_size * type_size
-
-    @cached_property
-    def _names(self):
-        architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
-        return gguf.get_tensor_name_map(architecture, self.metadata[f"{self.architecture}.block_count"])
-
-    def _name_of(self, key: str) -> str | None:
-        """The GGUF name of a tensor that transformers calls `key`."""
-        name = self._names.get_name(key, try_suffixes=(".weight", ".bias"))
-        return name if name in self.tensors else None
-
-    def has(self, key: str) -> bool:
-        return self._name_of(key) is not None
-
-    def read(self, key: str) -> torch.Tensor:
-        shape, kind, offset = self.tensors[self._name_of(key)]
-        data = self.file.read(self.data_start + offset, self._num_bytes(key, shape, kind))
-        raw = torch.frombuffer(data, dtype=torch.uint8).numpy()
-        if kind == gguf.GGMLQuantizationType.F32:
-            tensor = torch.from_numpy(raw.view("float32"))
-        elif kind == gguf.GGMLQuantizationType.F16:
-            tensor = torch.from_numpy(raw.view("float16")).float()
-        else:
-            tensor = torch.from_numpy(gguf.dequantize(raw.reshape(shape[0], -1), gguf.GGMLQuantizationType(kind)))
-        tensor = tensor.reshape(shape)
-        projection = re.search(r"\.([qk])_proj\.", key)
-        if self.architecture == "llama" and projection:
-            # llama.cpp interleaves the two halves of every rotary head; undo it.
-            heads = "head_count" if projection[1] == "q" else "head_count_kv"
-            num_heads = self.metadata.get(f"llama.attention.{heads}", self.metadata["llama.attention.head_count"])
-            tensor = tensor.reshape(num_heads, shape[0] // num_heads // 2, 2, *shape[1:]).swapaxes(1, 2)
-            tensor = tensor.reshape(shape).contiguous()
-        return tensor
-
-    def close(self):
-        self.file.close()
-
 
 class LLMCheckpoint:
     """
-    The tensors of a language model's checkpoint. Only the files that hold a wanted tensor are opened or downloaded,
-    and only that tensor's bytes are read from them.
+    The tensors of a language model's checkpoint. Only the files that hold a wanted tensor are opened, and only that
+    tensor's bytes are read from them, on the Hub too. Of `.bin` files on the Hub, the whole file is downloaded.
 
     Args:
         name_or_path (`str`):
@@ -303,20 +53,26 @@ class LLMCheckpoint:
         self._files: dict[str, SafetensorsFile | PickleFile] = {}
         self._gguf: GGUFFile | None = None
         if name_or_path.endswith(".gguf"):
-            self._gguf = GGUFFile(LocalFile(find_gguf_file(name_or_path, revision, self.hub_kwargs)))
+            self._gguf = GGUFFile(open_gguf_file(name_or_path, revision, self.hub_kwargs)[0])
             return
         _check_folder(name_or_path)
+        self._on_hub = not os.path.isdir(name_or_path)
+        if self._on_hub:
+            self.revision = find_commit(name_or_path, "config.json", revision, self.hub_kwargs)
         for name in WEIGHT_FILES:
-            path = self._find(name, required=False)
-            if path is not None:
+            if name.endswith(".index.json"):
+                path = self._find(name, required=False)
+                if path is not None:
+                    self.weight_map = _read_weight_map(path)
+                    break
+            elif self._open(name, required=False):
+                self.weight_map = dict.fromkeys(self._files[name].keys(), name)
                 break
         else:
-            raise FileNotFoundError(f"{name_or_path} holds no language model weights: it has none of {WEIGHT_FILES}.")
-        if name.endswith(".index.json"):
-            self.weight_map = _read_weight_map(path)
-        else:
-            self._open(name, path)
-            self.weight_map = dict.fromkeys(self._files[name].keys(), name)
+            raise FileNotFoundError(
+                f"{name_or_path} holds no language model weights: it has none of {WEIGHT_FILES}"
+                + (", or offline, none of them in the cache." if self._on_hub else ".")
+            )
 
     def _find(self, name: str, required: bool) -> str | None:
         path = cached_file(
@@ -333,8 +89,43 @@ class LLMCheckpoint:
             )
         return path
 
-    def _open(self, name: str, path: str):
+    def _open(self, name: str, required: bool) -> bool:
+        if self._on_hub and name.endswith(".safetensors"):
+            try:
+                file = open_hub_file(self.name_or_path, name, cast(str, self.revision), self.hub_kwargs)
+            except EntryNotFoundError as error:
+                if not required:
+                    return False
+                raise FileNotFoundError(
+                    f"{self.name_or_path} (revision {self.revision}) lacks {name}, which its index names. {error}"
+                ) from error
+            self._files[name] = SafetensorsFile(file)
+            return True
+        path = self._find(name, required)
+        if path is None:
+            return False
         self._files[name] = SafetensorsFile(LocalFile(path)) if name.endswith(".safetensors") else PickleFile(path)
+        return True
+
+    def _file_of(self, key: str) -> SafetensorsFile | PickleFile | GGUFFile:
+        if self._gguf is not None:
+            return self._gguf
+        name = self.weight_map[key]
+        if name not in self._files:
+            self._open(name, required=True)
+        if key not in self._files[name].keys():
+            raise ValueError(f"{self.name_or_path}: {name} lacks {key}, which the index promises. Download it again.")
+        return self._files[name]
+
+    def prefetch(self, keys: list[str]) -> None:
+        """Brings the bytes of these tensors from the Hub in few requests; without it, `read` asks for each alone."""
+        ranges: dict[int, tuple[HubFile, list[tuple[int, int]]]] = {}
+        for key in keys:
+            opened = self._file_of(key)
+            if not isinstance(opened, PickleFile) and isinstance(opened.file, HubFile):
+                ranges.setdefault(id(opened), (opened.file, []))[1].append(opened.byte_range(key))
+        for file, wanted in ranges.values():
+            file.prefetch(wanted)
 
     def keys_under(self, prefix: str, expected: set[str], base_model_prefix: str) -> dict[str, str]:
         """
@@ -370,6 +161,10 @@ class LLMCheckpoint:
             )
         return next(iter(found.values()), {})
 
+    def keys(self) -> list[str]:
+        """All keys of the checkpoint; none of a GGUF file, whose tensors have other names."""
+        return [] if self._gguf is not None else list(self.weight_map)
+
     def _modules_that_end_in(self, path: str) -> dict[str, dict[str, str]]:
         pattern = re.compile(rf"^((?:.*\.)?){re.escape(path)}\.(.+)$")
         found: dict[str, dict[str, str]] = {}
@@ -378,16 +173,13 @@ class LLMCheckpoint:
                 found.setdefault(match[1], {})[match[2]] = key
         return found
 
+    def size_of(self, key: str) -> tuple[int, str]:
+        """A tensor's bytes and the type it is stored in."""
+        return self._file_of(key).size_of(key)
+
     def read(self, key: str) -> torch.Tensor:
         """One tensor, as stored (a GGUF tensor: dequantised to float32)."""
-        if self._gguf is not None:
-            return self._gguf.read(key)
-        name = self.weight_map[key]
-        if name not in self._files:
-            self._open(name, cast(str, self._find(name, required=True)))
-        if key not in self._files[name].keys():
-            raise ValueError(f"{self.name_or_path}: {name} lacks {key}, which the index promises. Download it again.")
-        return self._files[name].read(key)
+        return self._file_of(key).read(key)
 
     @property
     def bytes_read(self) -> int:
@@ -427,15 +219,56 @@ def _read_weight_map(path: str) -> dict[str, str]:
     return weight_map
 
 
-def find_gguf_file(name_or_path: str, revision: str | None, hub_kwargs: dict) -> str:
-    """The local path of a GGUF file that is named by a path or as `owner/repository/file.gguf`."""
+def find_commit(repo_id: str, filename: str, revision: str | None, hub_kwargs: dict) -> str:
+    """
+    The commit that a branch or tag stands for. Remembered in the Hub's cache as huggingface_hub itself does, for
+    offline mode.
+    """
+    revision = revision or "main"
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    path = os.path.join(repository_folder(repo_id, hub_kwargs), "refs", revision)
+    if is_offline(hub_kwargs):
+        if os.path.isfile(path):
+            with open(path) as file:
+                return file.read().strip()
+        raise LocalEntryNotFoundError(
+            f"{repo_id} (revision {revision}) is not in the cache, and the Hub cannot be asked in offline mode "
+            "(HF_HUB_OFFLINE, local_files_only)."
+        )
+    url = hf_hub_url(repo_id, filename, revision=revision)
+    commit = get_hf_file_metadata(url, token=hub_kwargs.get("token"), retry_on_errors=True).commit_hash
+    if commit is None:
+        raise OSError(f"{repo_id}: the server at {url} does not say which commit {revision} is.")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(commit)
+    return commit
+
+
+def open_hub_file(repo_id: str, filename: str, commit: str, hub_kwargs: dict) -> Any:
+    """A file of the Hub: out of the Hub's cache where it is there as a whole, else by ranges."""
+    path = try_to_load_from_cache(repo_id, filename, cache_dir=hub_kwargs.get("cache_dir"), revision=commit)
+    if isinstance(path, str):
+        return LocalFile(path)
+    try:
+        return HubFile(repo_id, filename, commit, hub_kwargs)
+    except RangesIgnored:
+        logger.warning(f"{repo_id}: the server ignores ranges, so the whole of {filename} is downloaded.")
+        return LocalFile(hf_hub_download(repo_id, filename, revision=commit, **hub_kwargs))
+
+
+def open_gguf_file(name_or_path: str, revision: str | None, hub_kwargs: dict) -> tuple[Any, str | None]:
+    """A GGUF file that is named by a path or as `owner/repository/file.gguf`, and its commit on the Hub."""
     if os.path.isfile(name_or_path):
-        return name_or_path
+        return LocalFile(name_or_path), None
     owner, _, rest = name_or_path.partition("/")
     repository, _, filename = rest.partition("/")
     if not filename or os.path.isabs(name_or_path) or owner in (".", ".."):
         raise FileNotFoundError(f"{name_or_path}: there is no such GGUF file.")
-    return hf_hub_download(f"{owner}/{repository}", filename, revision=revision, **hub_kwargs)
+    repo_id = f"{owner}/{repository}"
+    commit = find_commit(repo_id, filename, revision, hub_kwargs)
+    return open_hub_file(repo_id, filename, commit, hub_kwargs), commit
 
 
 def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -> tuple[PreTrainedConfig, str | None]:
@@ -447,10 +280,20 @@ def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -
         `ValueError`: for a language model that transformers knows only through remote code.
     """
     if name_or_path.endswith(".gguf"):
-        path = find_gguf_file(name_or_path, revision, hub_kwargs)
-        GGUFFile(LocalFile(path)).close()  # a clear error for a truncated file or an unsupported architecture
-        folder, name = os.path.split(os.path.abspath(path))
-        return AutoConfig.from_pretrained(folder, gguf_file=name), extract_commit_hash(path, None)
+        file, commit = open_gguf_file(name_or_path, revision, hub_kwargs)
+        gguf_file = GGUFFile(file)  # a clear error for a truncated file or an unsupported architecture
+        try:
+            if isinstance(file, LocalFile):
+                folder, name = os.path.split(os.path.abspath(file.path))
+                return AutoConfig.from_pretrained(folder, gguf_file=name), commit
+            with tempfile.TemporaryDirectory() as folder:
+                # transformers reads the header of a whole file: one whose tensors are holes.
+                with open(os.path.join(folder, "header.gguf"), "wb") as header:
+                    header.write(file.read(0, gguf_file.data_start))
+                    header.truncate(file.size)
+                return AutoConfig.from_pretrained(folder, gguf_file="header.gguf"), commit
+        finally:
+            gguf_file.close()
     _check_folder(name_or_path)
     if os.path.isdir(name_or_path) and not os.path.isfile(os.path.join(name_or_path, "config.json")):
         raise FileNotFoundError(

@@ -1,0 +1,88 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""
+Farthest point sampling and nearest neighbours, batched, in plain PyTorch.
+
+Distances are in float64 whatever the points are in, and ties go to the lower index: the same groups on every machine.
+(MPS has no float64; there it is float32.)
+"""
+
+import torch
+
+
+def _exact(points: torch.Tensor) -> torch.Tensor:
+    return points.float() if points.device.type == "mps" else points.double()
+
+
+@torch.no_grad()
+def sample_farthest_points(points: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """
+    Points that are far from each other: beginning with the first one, always the one farthest from those chosen.
+
+    Args:
+        points (`torch.Tensor` of shape `(batch, points, 3)`): clouds of points.
+        num_samples (`int`): how many to choose.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch, num_samples)`: their indices, in the order in which they were chosen.
+
+    Raises:
+        `ValueError`: if there are fewer points than that.
+    """
+    batch, num_points, _ = points.shape
+    if num_points < num_samples:
+        raise ValueError(f"{num_samples} points are to be sampled, and the clouds have {num_points}.")
+    # One coordinate after another is contiguous in memory.
+    x, y, z = _exact(points).unbind(-1)
+    x, y, z = x.contiguous(), y.contiguous(), z.contiguous()
+    distances = torch.full_like(x, torch.inf)
+    last = torch.zeros(batch, 1, dtype=torch.long, device=points.device)
+    chosen = [last]
+    for _ in range(num_samples - 1):
+        to_last = (x - x.gather(1, last)).square_()
+        to_last += (y - y.gather(1, last)).square_()
+        to_last += (z - z.gather(1, last)).square_()
+        distances = torch.minimum(distances, to_last)
+        last = distances.argmax(dim=1, keepdim=True)  # of equals the first
+        chosen.append(last)
+    return torch.cat(chosen, dim=1)
+
+
+@torch.no_grad()
+def find_nearest_points(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) -> torch.Tensor:
+    """
+    The nearest points of each centre.
+
+    Args:
+        points (`torch.Tensor` of shape `(batch, points, 3)`): clouds of points.
+        centers (`torch.Tensor` of shape `(batch, centers, 3)`): where to look.
+        num_neighbors (`int`): how many points.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch, centers, num_neighbors)`: their indices, the nearest first.
+
+    Raises:
+        `ValueError`: if there are fewer points than that.
+    """
+    num_points = points.shape[1]
+    if num_points < num_neighbors:
+        raise ValueError(f"{num_neighbors} neighbours are wanted, and the clouds have {num_points} points.")
+    # One cloud at a time: the distances of a batch of 32 clouds with 8,192 points and 512 centres take a gigabyte.
+    return torch.stack([_nearest(p, c, num_neighbors) for p, c in zip(_exact(points), _exact(centers))])
+
+
+def _nearest(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) -> torch.Tensor:
+    distances = (points[None, :, 0] - centers[:, None, 0]).square_()
+    for axis in (1, 2):
+        distances += (points[None, :, axis] - centers[:, None, axis]).square_()
+    # `topk` may return any of equals: what is nearer than the last one is in, and of the rest the first ones.
+    last = distances.topk(num_neighbors, dim=1, largest=False).values[:, -1:]
+    nearer, equal = distances < last, distances == last
+    wanted = num_neighbors - nearer.sum(dim=1, keepdim=True)
+    chosen = nearer | (equal & (equal.cumsum(dim=1) <= wanted))
+    order = torch.arange(points.shape[0], 0, -1, device=points.device)
+    indices = (chosen * order).topk(num_neighbors, dim=1).indices
+    by_distance = distances.gather(1, indices).sort(dim=1, stable=True).indices
+    return indices.gather(1, by_distance)
+
+
+__all__ = ["find_nearest_points", "sample_farthest_points"]
