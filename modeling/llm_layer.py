@@ -10,7 +10,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.masking_utils import create_bidirectional_mask
 
 
@@ -25,8 +33,9 @@ FINAL_NORM_NAMES = (
     "layernorm",
     "embedding_norm",
 )
-# Modules with "Attention" in their name that mix tokens by a recurrence instead of a softmax over all of them.
-_NOT_SELF_ATTENTION = re.compile("Linear|Lightning|Rwkv|Recurrent|Delta|Mamba")
+# Modules with "Attention" in their name that mix tokens by a recurrence instead of a softmax over all of them; Kimi
+# Linear and RecurrentGemma are names of families, which have layers of both kinds.
+_NOT_SELF_ATTENTION = re.compile("(?<!Kimi)Linear|Lightning|Rwkv|Recurrent(?!Gemma)|Delta|Mamba")
 
 
 @dataclass
@@ -79,25 +88,29 @@ def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
         raise ValueError(f"{name} is an encoder-decoder; the LLM block takes layers of decoder language models.")
     if type(llm_config) not in MODEL_MAPPING or not (
         type(llm_config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        or type(llm_config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
         or type(llm_config.get_text_config(decoder=True)) in MODEL_FOR_CAUSAL_LM_MAPPING
     ):
-        raise ValueError(f"{name} is not a decoder language model of transformers; it has no causal-LM class.")
+        raise ValueError(f"{name} is not a decoder language model that transformers can build without a head.")
     if getattr(llm_config, "quantization_config", None) is not None:
         raise ValueError(f"This {name} checkpoint is quantised (llm_config.quantization_config): use the original.")
     llm_config = copy.deepcopy(llm_config)
     attention = llm_config.get_text_config(decoder=True)._attn_implementation
     if attention in (None, "sdpa") and not has_sdpa(llm_config):
         attention = "eager"
-    with torch.device("meta"):
-        if attention is None:
-            return AutoModel.from_config(llm_config, dtype=dtype)
-        return AutoModel.from_config(llm_config, dtype=dtype, attn_implementation=attention)
+    kwargs = {} if attention is None else {"attn_implementation": attention}
+    try:
+        with torch.device("meta"):
+            return AutoModel.from_config(llm_config, dtype=dtype, **kwargs)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"transformers cannot build this {name} ({type(error).__name__}: {error}).") from error
 
 
 def _find_stack(llm: PreTrainedModel, num_layers: int) -> str:
     stacks = [n for n, m in llm.named_modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     if not stacks:
-        raise ValueError(f"{type(llm).__name__} has no stack of {num_layers} decoder layers.")
+        name = f"{llm.config.get_text_config(decoder=True).model_type} ({type(llm).__name__})"
+        raise ValueError(f"{name} has no stack of {num_layers} decoder layers, each of which runs once.")
     # Beside a vision tower of the same depth, the language model's stack is named as such.
     return min(stacks, key=lambda n: (not re.search(r"decoder|language_model|text_model", n), n.count("."), len(n)))
 
@@ -107,12 +120,9 @@ def _check_layer(layer: nn.Module, index: int, text_config: PreTrainedConfig) ->
     where = f"Layer {index} of {text_config.model_type} ({type(layer).__name__})"
     layer_types = getattr(text_config, "layer_types", None) or []
     layer_type = layer_types[index] if index < len(layer_types) else ""
-    attention = [
-        m
-        for m in layer.modules()
-        if "Attention" in type(m).__name__ and not _NOT_SELF_ATTENTION.search(type(m).__name__)
-    ]
-    if not attention or layer_type in ("linear_attention", "conv", "mamba"):
+    names = [type(m).__name__ for m in layer.modules()]
+    has_attention = any("Attention" in name and not _NOT_SELF_ATTENTION.search(name) for name in names)
+    if not has_attention or layer_type in ("linear_attention", "conv", "mamba"):
         kind = layer_type or "recurrent or convolutional"
         raise ValueError(f"{where} has no self-attention ({kind}). Choose a layer_index with self-attention.")
     if any(isinstance(m, nn.Conv1d) or "Mamba" in type(m).__name__ for m in layer.modules()):
@@ -122,7 +132,8 @@ def _check_layer(layer: nn.Module, index: int, text_config: PreTrainedConfig) ->
     causal = [m.is_causal for m in layer.modules() if hasattr(m, "is_causal")]
     if causal and not any(causal):
         raise ValueError(f"{where} is not a decoder layer: its attention is not causal in the language model.")
-    if getattr(text_config, "is_decoder", None) is False and not causal:
+    is_encoder = type(text_config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text_config, "is_decoder", False)
+    if is_encoder and not causal:
         raise ValueError(f"{where} is not a decoder layer: llm_config.is_decoder is False.")
     parameters = inspect.signature(inspect.unwrap(type(layer).forward)).parameters
     if any(getattr(m, "is_kv_shared_layer", False) for m in layer.modules()):
@@ -145,7 +156,9 @@ def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int],
     """
     llm = build_llm(llm_config, dtype)
     text_config = llm.config.get_text_config(decoder=True)
-    num_layers = text_config.num_hidden_layers
+    num_layers = getattr(text_config, "num_hidden_layers", None)
+    if num_layers is None:
+        raise ValueError(f"{text_config.model_type} has no stack of decoder layers: no num_hidden_layers.")
     indices = layer_index if isinstance(layer_index, list) else [layer_index]
     for index in indices:
         if not -num_layers <= index < num_layers:
@@ -222,6 +235,8 @@ def rotary_embeddings(rotary: nn.Module | None, config: PreTrainedConfig, index:
     kwargs = {}
     if "layer_type" in inspect.signature(rotary.forward).parameters:
         kwargs["layer_type"] = config.layer_types[index]
+        if config.rope_parameters.get(config.layer_types[index], {}) is None:
+            return None  # a layer without positions among layers with them
     positions = torch.arange(num_positions, device="cpu")[None]
     return rotary(torch.zeros(1, num_positions, config.hidden_size, device="cpu"), positions, **kwargs)
 
@@ -269,6 +284,7 @@ def _layer_arguments(bias, position_ids, position_embeddings) -> dict[str, Any]:
         "output_attentions": False,
         "alibi": None,
         "position_bias": None,
+        "shared_kv_states": {},  # a layer may put its keys and values there for later ones
     }
 
 
@@ -314,7 +330,7 @@ def call_layer(
         )
     else:
         # In the form that flash or flex attention takes.
-        bias = create_bidirectional_mask(config, hidden_states, attention_mask)  # type: ignore[assignment]
+        bias = cast(Any, create_bidirectional_mask(config, hidden_states, attention_mask))
     arguments = _layer_arguments(bias, position_ids, position_embeddings)
     if config.model_type == "bloom":
         arguments["alibi"] = hidden_states.new_zeros(batch * config.n_head, 1, tokens)

@@ -63,6 +63,8 @@ class HubServer:
     def __init__(self):
         self.repositories = {}
         self.requests = []
+        self.knows_ranges = True
+        self.answers_to_break_off = 0  # of those to ranges, after half of their bytes
         self._lock = threading.Lock()
         self._server = None
 
@@ -107,6 +109,11 @@ class HubServer:
     def clear(self):
         with self._lock:
             self.requests.clear()
+
+    def breaks_off(self):
+        with self._lock:
+            self.answers_to_break_off -= 1
+            return self.answers_to_break_off >= 0
 
     @property
     def bytes_sent(self):
@@ -287,7 +294,7 @@ class HubHandler(BaseHTTPRequestHandler):
         size = path.stat().st_size
         start, stop, status = 0, size, 200
         asked = re.match(r"^bytes=(\d*)-(\d*)$", self.headers.get("Range") or "")
-        if asked:
+        if asked and self.server_state.knows_ranges:
             if asked[1]:
                 start, stop = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else size, size)
             else:
@@ -307,6 +314,9 @@ class HubHandler(BaseHTTPRequestHandler):
         self.end_headers()
         sent = 0
         if self.command != "HEAD":
+            if status == 206 and self.server_state.breaks_off():
+                stop = (start + stop) // 2
+                self.close_connection = True
             with open(path, "rb") as f:
                 f.seek(start)
                 while sent < stop - start:

@@ -350,7 +350,8 @@ def decoder_stack(model):
     """The decoder's `ModuleList` of layers, and its dotted path in `model`."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    name, stack = min(found, key=lambda item: (item[0].count("."), len(item[0])))
+    # beside a tower of the same depth the language model's is named as such
+    name, stack = min(found, key=lambda item: (not re.search("decoder|language|text", item[0]), len(item[0])))
     return stack, name
 
 

@@ -120,17 +120,20 @@ def test_released_model(model, released):
         model.llm_block.register_forward_hook(lambda m, args, out: seen.update(after_block=out)),
         model.llm_block.final_norm.register_forward_hook(lambda m, args, out: seen.update(llm_out=out)),
     ]
-    out = model(tensors["pixel_values"], labels=tensors["labels"])
+    out = model(tensors["pixel_values"], labels=tensors["labels"], output_hidden_states=True)
     for hook in hooks:
         hook.remove()
     for name in ("before_block", "llm_out", "after_block"):
         assert relative_error(seen[name], tensors[name]) < TOLERANCE, name
     assert relative_error(out.logits, tensors["logits"]) < TOLERANCE
     assert relative_error(out.loss, tensors["loss"]) < TOLERANCE
-    model.zero_grad()
-    out.loss.backward()
-    assert relative_error(model.llm_block.input_projection.weight.grad, tensors["grad_mapper1"]) < TOLERANCE
-    assert relative_error(model.llm_block.output_projection.weight.grad, tensors["grad_mapper2"]) < TOLERANCE
+    # All tokens, and the CLS token alone.
+    for output in (out, model(tensors["pixel_values"], labels=tensors["labels"])):
+        model.zero_grad()
+        output.loss.backward()
+        assert relative_error(output.logits, tensors["logits"]) < TOLERANCE
+        assert relative_error(model.llm_block.input_projection.weight.grad, tensors["grad_mapper1"]) < TOLERANCE
+        assert relative_error(model.llm_block.output_projection.weight.grad, tensors["grad_mapper2"]) < TOLERANCE
 
 
 def test_block_alone(model, released):

@@ -1,0 +1,52 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""From the names and shapes in which a language model's tensors are published to those of its modules."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, convert_and_load_state_dict_in_model
+from transformers.modeling_utils import LoadStateDictConfig
+
+
+def find_renamed_keys(llm: PreTrainedModel, path: str, keys: Iterable[str]) -> dict[str, str]:
+    """
+    Where the tensors below `path` are in a checkpoint whose modules have older names (EXAONE: `transformer.h.3` for
+    `layers.3`), by transformers' own renaming.
+
+    Args:
+        llm (`PreTrainedModel`): the language model on the meta device.
+        path (`str`): of a module in it.
+        keys (`Iterable[str]`): of the checkpoint.
+
+    Returns:
+        `dict[str, str]`: from today's names below `path` to keys of the checkpoint; empty if there are none.
+    """
+    renamings = [entry for entry in get_model_conversion_mapping(llm) if isinstance(entry, WeightRenaming)]
+    found = {}
+    for key in keys:
+        name = key
+        for renaming in renamings:
+            name, _ = renaming.rename_source_key(name)
+        name = name.removeprefix(f"{llm.base_model_prefix}.")
+        if name.startswith(f"{path}."):
+            found[name.removeprefix(f"{path}.")] = key
+    return found
+
+
+def convert_tensors(llm: PreTrainedModel, path: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Puts tensors below `path` into today's names and fused shapes by transformers' own conversion mapping."""
+    dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+    nn.Module.to(llm, dtype)  # on the meta device: the converter casts to the type it finds there
+    convert_and_load_state_dict_in_model(
+        model=llm,
+        state_dict={f"{path}.{name}": tensor for name, tensor in tensors.items()},
+        load_config=LoadStateDictConfig(weight_mapping=cast(list, get_model_conversion_mapping(llm)), dtype=dtype),
+    )
+    return {n: t for n, t in llm.get_submodule(path).state_dict().items() if not t.is_meta}
+
+
+__all__ = ["convert_tensors", "find_renamed_keys"]

@@ -1,0 +1,140 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""One layer of a Hub repository by byte ranges: how many bytes, what is kept, and what can go wrong on the way."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_llms import decoder_stack, tiny_config, tiny_llm, write_llm
+
+from hf_frozen_llm import LLMBlock, LLMBlockConfig
+from hf_frozen_llm.modeling import hub_ranges
+
+
+NAME = "someone/llm"
+
+
+@pytest.fixture(scope="module")
+def llm():
+    sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6}
+    return tiny_llm(tiny_config("llama", **sizes), dtype=torch.float16)
+
+
+@pytest.fixture(scope="module", params=["single", "sharded"])
+def folder(request, llm, tmp_path_factory):
+    options = {"shard_size": 300_000} if request.param == "sharded" else {}
+    return write_llm(llm, tmp_path_factory.mktemp("llm"), request.param, **options)
+
+
+@pytest.fixture
+def hub(hub):
+    yield hub
+    hub.knows_ranges, hub.answers_to_break_off = True, 0
+
+
+def build():
+    return LLMBlock(LLMBlockConfig(llm_name_or_path=NAME, layer_index=3, hidden_size=24))
+
+
+def assert_right(block, llm):
+    for name, tensor in decoder_stack(llm)[0][3].state_dict().items():
+        assert torch.equal(block.llm_layers[0].state_dict()[name], tensor.float()), name
+
+
+def bytes_of_weights(hub):
+    return sum(r.bytes_sent for r in hub.requests if r.path.endswith(".safetensors"))
+
+
+def bytes_of_headers(folder):
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        total += 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    return total
+
+
+def test_bytes_of_the_layer_and_no_others(folder, llm, hub):
+    hub.add(NAME, folder)
+    block = build()
+    assert_right(block, llm)
+    layer = sum(2 * parameter.numel() for parameter in block.llm_layers.parameters())
+    assert bytes_of_weights(hub) <= 1.02 * layer + bytes_of_headers(folder)
+    assert block.bytes_read <= 1.02 * layer + bytes_of_headers(folder)
+    whole = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert bytes_of_weights(hub) < whole / 3
+
+
+def test_kept_in_the_cache(folder, llm, hub, tmp_path):
+    hub.add(NAME, folder)
+    build()
+    hub.clear()
+    assert_right(build(), llm)
+    assert bytes_of_weights(hub) == 0
+    with hub.active(tmp_path / "hf_home", offline=True):
+        hub.clear()
+        assert_right(build(), llm)
+        assert not hub.requests
+    with hub.active(tmp_path / "empty", offline=True), pytest.raises(OSError, match=NAME):
+        build()
+
+
+def test_damaged_cache_is_read_anew(folder, llm, hub, tmp_path):
+    hub.add(NAME, folder)
+    build()
+    kept = list((tmp_path / "hf_home").rglob("llm_layers/*/*.safetensors"))
+    assert kept
+    for path in kept:
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 255
+        path.write_bytes(data)
+    assert_right(build(), llm)
+    for path in kept:
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["repository"] == NAME
+
+
+def test_server_that_ignores_ranges(folder, llm, hub, caplog):
+    hub.add(NAME, folder)
+    hub.knows_ranges = False
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        assert_right(build(), llm)
+    assert "the server ignores ranges, so the whole of" in caplog.text
+
+
+def test_connections_that_break_off(folder, llm, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_ranges.time, "sleep", lambda seconds: None)
+    hub.add(NAME, folder)
+    hub.answers_to_break_off = 3
+    assert_right(build(), llm)
+
+
+def test_connection_that_never_holds(folder, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_ranges.time, "sleep", lambda seconds: None)
+    hub.add(NAME, folder)
+    hub.answers_to_break_off = 10_000
+    with pytest.raises(OSError, match=r"model.*\.safetensors: the connection broke off 5 times at byte 7 of"):
+        build()
+    assert not list((tmp_path / "hf_home").rglob("*.incomplete"))
+
+
+def test_two_processes_at_once(folder, hub, tmp_path):
+    """The second waits for the first, and reads what it has kept."""
+    hub.add(NAME, folder)
+    script = (
+        "from hf_frozen_llm import LLMBlock, LLMBlockConfig\n"
+        f"block = LLMBlock(LLMBlockConfig(llm_name_or_path={NAME!r}, layer_index=3, hidden_size=24))\n"
+        "print(block.config.fingerprint)"
+    )
+    environment = hub.env(tmp_path / "shared_home", OMP_NUM_THREADS="1")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert printed[0] == printed[1] and len(printed[0].strip()) == 64
+    asked = [(r.path, r.range) for r in hub.requests if r.status == 206]
+    assert len(asked) == len(set(asked)), "no range is sent twice"
