@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: env quickstart test quality style typecheck bench
+.PHONY: env quickstart test host-table family-table quality style typecheck bench
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,15 @@ test: $(VENV)/.installed-dev  ## the tests; PYTEST_ARGS=--run-slow for all of th
 	$(BIN)/python tests/fetch.py
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
+host-table: $(VENV)/.installed-dev  ## the table of hosts in docs/, out of the tests that it counts
+	$(BIN)/python tests/fetch.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
+		-m host_table --run-slow --host-table=docs/use_your_own_host.md $(PYTEST_ARGS)
+
+family-table: $(VENV)/.installed-dev  ## the table of language model families in docs/, out of the tests that it counts
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
+		-m family_table --family-table=docs/language_models.md $(PYTEST_ARGS)
+
 quality: $(VENV)/.installed-dev typecheck  ## linters and the type checker; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +58,7 @@ style: $(VENV)/.installed-dev  ## fix what the linters can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev  ## the measured claims
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/.installed-dev  ## the measured claims; the block's take half an hour on two cores
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/block.py --output benchmarks/results/block

@@ -14,6 +14,7 @@ MAPPED = {"hf_frozen_llm.modeling": "modeling", "hf_frozen_llm.recipes": "recipe
 
 EXTRAS = {
     "gguf": ["gguf>=0.10"],
+    "onnx": ["onnx>=1.21", "onnxruntime>=1.24", "onnxscript>=0.7"],
     "video": ["av>=14"],
     "points": ["h5py"],
     "plot": ["matplotlib>=3.8"],
@@ -21,6 +22,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["gguf"],
+    *EXTRAS["onnx"],
     *EXTRAS["plot"],
     "build",
     "mypy>=1.18",

@@ -3,8 +3,24 @@
 
 from . import auto
 from .modeling.configuration_llm_block import LLMBlockConfig
+from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
+from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
+from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
+from .modeling.modeling_point_bert_with_llm_block import (
+    PointBertWithLLMBlockForPointCloudClassification,
+    PointBertWithLLMBlockModel,
+)
+from .modeling.modeling_videomae_with_llm_block import (
+    VideoMAEWithLLMBlockForVideoClassification,
+    VideoMAEWithLLMBlockModel,
+)
+from .modeling.modeling_vision_with_llm_block import (
+    VisionWithLLMBlockBackbone,
+    VisionWithLLMBlockForImageClassification,
+    VisionWithLLMBlockModel,
+)
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
 from .version import __version__
 
@@ -12,9 +28,19 @@ from .version import __version__
 __all__ = [
     "LLMBlock",
     "LLMBlockConfig",
+    "PointBertWithLLMBlockConfig",
+    "PointBertWithLLMBlockForPointCloudClassification",
+    "PointBertWithLLMBlockModel",
     "ViTWithLLMBlockConfig",
     "ViTWithLLMBlockForImageClassification",
     "ViTWithLLMBlockModel",
+    "VideoMAEWithLLMBlockConfig",
+    "VideoMAEWithLLMBlockForVideoClassification",
+    "VideoMAEWithLLMBlockModel",
+    "VisionWithLLMBlockBackbone",
+    "VisionWithLLMBlockConfig",
+    "VisionWithLLMBlockForImageClassification",
+    "VisionWithLLMBlockModel",
     "__version__",
     "auto",
 ]

@@ -1,11 +1,30 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Makes the Auto classes of transformers know this package's models."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+)
 
 from .modeling.configuration_llm_block import LLMBlockConfig
+from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
+from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
+from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
+from .modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
+from .modeling.modeling_videomae_with_llm_block import (
+    VideoMAEWithLLMBlockForVideoClassification,
+    VideoMAEWithLLMBlockModel,
+)
+from .modeling.modeling_vision_with_llm_block import (
+    VisionWithLLMBlockBackbone,
+    VisionWithLLMBlockForImageClassification,
+    VisionWithLLMBlockModel,
+)
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
 
 
@@ -15,3 +34,20 @@ AutoModel.register(LLMBlockConfig, LLMBlock, exist_ok=True)
 AutoConfig.register("vit_with_llm_block", ViTWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(ViTWithLLMBlockConfig, ViTWithLLMBlockModel, exist_ok=True)
 AutoModelForImageClassification.register(ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification, exist_ok=True)
+
+AutoConfig.register("vision_with_llm_block", VisionWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(VisionWithLLMBlockConfig, VisionWithLLMBlockModel, exist_ok=True)
+AutoModelForImageClassification.register(
+    VisionWithLLMBlockConfig, VisionWithLLMBlockForImageClassification, exist_ok=True
+)
+AutoBackbone.register(VisionWithLLMBlockConfig, VisionWithLLMBlockBackbone, exist_ok=True)
+
+AutoConfig.register("videomae_with_llm_block", VideoMAEWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(VideoMAEWithLLMBlockConfig, VideoMAEWithLLMBlockModel, exist_ok=True)
+AutoModelForVideoClassification.register(
+    VideoMAEWithLLMBlockConfig, VideoMAEWithLLMBlockForVideoClassification, exist_ok=True
+)
+
+# transformers has no Auto class for clouds of points.
+AutoConfig.register("point_bert_with_llm_block", PointBertWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(PointBertWithLLMBlockConfig, PointBertWithLLMBlockForPointCloudClassification, exist_ok=True)

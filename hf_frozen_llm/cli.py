@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The command `hf-frozen-llm`."""
 
+import gc
 from collections.abc import Sequence
 
 import typer
@@ -38,6 +39,7 @@ def train(
     from hf_frozen_llm.training.train import train
 
     train(recipe, context.args)
+    end_distributed()
 
 
 @app.command(context_settings=KEYS, options_metavar="[--KEY VALUE]...")
@@ -55,6 +57,107 @@ def evaluate(
     from hf_frozen_llm.training.evaluation import evaluate
 
     evaluate(model, context.args)
+    end_distributed()
+
+
+@app.command(context_settings=KEYS, options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--KEY VALUE]...")
+def ablate(
+    context: typer.Context,
+    recipe: str = typer.Argument(help="YAML file, or the name of a recipe of this package."),
+    over: list[str] = typer.Option([], help="FIELD=a,b,c: a variant for each value."),  # noqa: B008
+    variants: str | None = typer.Option(None, help="YAML file of named variants, such as controls.yaml."),
+    seeds: int = typer.Option(1, help="Seeds of each variant."),
+    output_dir: str = typer.Option("runs/ablation", "--output_dir", help="Where everything is written."),
+    dry_run: bool = typer.Option(False, "--dry_run", help="Check and print the commands of the runs alone."),
+) -> None:
+    """
+    Train variants of a RECIPE, several seeds of each, and compare them.
+
+    Writes ablation.csv, ablation.md and ablation.png. The same command goes on with what an earlier one began. Every
+    key of the recipe can be given for all runs, as for `train`.
+    """
+    from hf_frozen_llm.ablation import ablate
+
+    if not ablate(recipe, over, variants, seeds, output_dir, context.args, dry_run):
+        raise typer.Exit(1)
+
+
+@app.command()
+def layer(
+    llm: str = typer.Argument(help="Hub id, folder or .gguf file of the language model."),
+    layer: list[int] = typer.Option([], help="A layer, negative from the end; several times for several."),  # noqa: B008
+    revision: str | None = typer.Option(None, help="Branch, tag or commit on the Hub."),
+    output: str | None = typer.Option(None, help="New folder for the layers; without it they are described."),
+) -> None:
+    """
+    Print what a language model offers, or write layers of it to a small folder.
+
+    The folder can be given wherever the language model can. Of a Hub repository, only the bytes of the layers are
+    downloaded.
+    """
+    from hf_frozen_llm.layer import describe_llm, extract_layers
+    from hf_frozen_llm.training.results import print_facts
+
+    if output is not None:
+        extract_layers(llm, layer or [-1], output, revision)
+    print_facts(describe_llm(llm if output is None else output, (layer or [-1])[0], revision))
+
+
+@app.command()
+def info(model: str = typer.Argument(help="Folder or Hub id of the model.")) -> None:
+    """Print what is in a checkpoint: host, LLM, layer, licence, parameters, FLOPs."""
+    from hf_frozen_llm.info import describe_checkpoint
+    from hf_frozen_llm.training.results import print_facts
+
+    print_facts(describe_checkpoint(model))
+
+
+@app.command()
+def convert(
+    checkpoint: str = typer.Argument(help="The .pth file."),
+    task: str = typer.Option(help="image-classification, video-classification or point-cloud-classification."),
+    output: str = typer.Option(help="Folder for the model; it must not exist or be empty."),
+    num_attention_heads: int | None = typer.Option(None, help="Of the host."),
+    llm_num_attention_heads: int | None = typer.Option(None, help="Of the LLM layer."),
+    layer_index: int | None = typer.Option(None, help="Of the LLM layer; by default the released code's."),
+    llm_name_or_path: str | None = typer.Option(None, help="Where the LLM layer came from."),
+    num_frames: int | None = typer.Option(None, help="Of a clip."),
+    image_size: int | None = typer.Option(None, help="Of a frame."),
+    num_groups: int | None = typer.Option(None, help="Of a cloud of points."),
+    group_size: int | None = typer.Option(None, help="Points of a group."),
+    num_labels: int | None = typer.Option(None, help="Of the new classifier of a pre-trained Point-BERT."),
+    ema: bool = typer.Option(False, "--ema", help="Take the averaged weights."),
+) -> None:
+    """
+    Convert a CHECKPOINT of the paper's released code to a model of this package.
+
+    Sizes are read from the tensors; what they do not show is asked for. Every tensor is printed with what it becomes.
+    """
+    from hf_frozen_llm.conversion import convert_to_folder
+
+    given = {
+        "num_attention_heads": num_attention_heads,
+        "llm_num_attention_heads": llm_num_attention_heads,
+        "layer_index": layer_index,
+        "llm_name_or_path": llm_name_or_path,
+        "num_frames": num_frames,
+        "image_size": image_size,
+        "num_groups": num_groups,
+        "group_size": group_size,
+        "num_labels": num_labels,
+    }
+    config = {name: value for name, value in given.items() if value is not None}
+    print(convert_to_folder(checkpoint, task, output, ema, **config))
+
+
+def end_distributed() -> None:
+    """Leaves torchrun's process group: threads of one that is left open can abort a process that ends."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # wrapped models are cycles, and keep the group alive
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -69,6 +69,10 @@ class LLMBlockConfig(PreTrainedConfig):
             the Hub) that ends in `.gguf`.
         llm_revision (`str`, *optional*):
             Branch, tag or commit of the Hub repository. Replaced by the commit once the model has been built.
+        kind (`"llm"`, `"mlp"` or `"projections"`, *optional*, defaults to `"llm"`):
+            What stands between the two projections: the layers of the language model, or one of the paper's controls
+            of the same width, for which only the language model's configuration is read. `"mlp"` is GELU and a
+            LayerNorm (table 6), `"projections"` nothing. What is said of the layer below does not concern these.
         layer_index (`int` or `list[int]`, *optional*, defaults to -1):
             The decoder layer, or layers in the order in which they are applied. Negative values count from the end.
             The paper takes the last layer of LLaMA-7B, 31 (section 4).
@@ -125,6 +129,7 @@ class LLMBlockConfig(PreTrainedConfig):
 
     llm_name_or_path: str | None = None
     llm_revision: str | None = None
+    kind: Literal["llm", "mlp", "projections"] = "llm"
     layer_index: int | list[int] = -1
     llm_config: dict | PreTrainedConfig | None = None
     hidden_size: int | None = None
@@ -160,6 +165,10 @@ class LLMBlockConfig(PreTrainedConfig):
                 "final_norm='pretrained' contradicts weights='random': a random layer has no pretrained norm. "
                 "Use final_norm='unit' or 'none'."
             )
+        if self.kind != "llm":
+            of_a_layer = {"weights": "pretrained", "trainable": False, "attention": "bidirectional", "rotary": False}
+            if wrong := [name for name, default in of_a_layer.items() if getattr(self, name) != default]:
+                raise ValueError(f"kind={self.kind!r} has no LLM layer, so {', '.join(wrong)} cannot be set.")
         super().__post_init__(**kwargs)
 
 
@@ -174,13 +183,17 @@ class WithLLMBlockConfigMixin(_HostConfig):
         llm_block: LLMBlockConfig | dict | None
 
     def __post_init__(self, **kwargs):
-        if wrong := get_close_matches("llm_block", kwargs, n=1, cutoff=0.7):
-            raise ValueError(f"{type(self).__name__} has no key {wrong[0]!r}; did you mean 'llm_block'?")
+        self._refuse_misspelt("llm_block", kwargs)
         # A copy of its own: building the model fills it in, and one LLMBlockConfig may be given to several hosts.
         self.llm_block = deepcopy(self.llm_block)
         self._read_llm_block()
         super().__post_init__(**kwargs)
         self.complete_llm_block()
+
+    def _refuse_misspelt(self, name: str, kwargs: dict[str, Any]) -> None:
+        # Not every unknown key can be refused: a host's configuration takes any.
+        if wrong := get_close_matches(name, kwargs, n=1, cutoff=0.7):
+            raise ValueError(f"{type(self).__name__} has no key {wrong[0]!r}; did you mean {name!r}?")
 
     def _read_llm_block(self) -> None:
         if isinstance(self.llm_block, dict):
@@ -196,6 +209,15 @@ class WithLLMBlockConfigMixin(_HostConfig):
                     f"{self.hidden_size}; leave llm_block.hidden_size out, the host fills it in."
                 )
             self.llm_block.hidden_size = self.hidden_size
+
+    def check_position(self) -> None:
+        """For hosts whose layers are called one by one: the block may stand anywhere among them."""
+        if isinstance(self.llm_block, LLMBlockConfig) and not -1 <= self.llm_block.position <= self.num_hidden_layers:
+            raise ValueError(
+                f"llm_block.position is {self.llm_block.position}; with num_hidden_layers={self.num_hidden_layers} it "
+                f"is -1 (after the last layer), 0 (before the first) or k up to {self.num_hidden_layers} (after layer "
+                "k)."
+            )
 
     @property
     def num_recorded_layers(self) -> int:

@@ -40,12 +40,7 @@ class ViTWithLLMBlockConfig(WithLLMBlockConfigMixin, ViTConfig):
 
     def complete_llm_block(self) -> None:
         super().complete_llm_block()
-        if isinstance(self.llm_block, LLMBlockConfig) and not -1 <= self.llm_block.position <= self.num_hidden_layers:
-            raise ValueError(
-                f"llm_block.position is {self.llm_block.position}; with num_hidden_layers={self.num_hidden_layers} it "
-                f"is -1 (after the last layer), 0 (before the first) or k up to {self.num_hidden_layers} (after layer "
-                "k)."
-            )
+        self.check_position()
 
 
 __all__ = ["ViTWithLLMBlockConfig"]

@@ -2,7 +2,9 @@
 """The LLM block: a frozen decoder layer of a language model between two trained projections."""
 
 import copy
+import functools
 import hashlib
+import re
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -10,16 +12,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import convert_and_load_state_dict_in_model
-from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_llm_block import LLMBlockConfig
+from .fast_llm_layer import LayerParts, cheapest_route, find_parts, folds_output, run_layer
 from .llm_checkpoint import LLMCheckpoint, load_llm_config
+from .llm_conversion import convert_tensors, find_renamed_keys
 from .llm_layer import (
     LLMLayers,
     accepted_arguments,
+    attention_bias,
     build_llm,
     build_llm_layers,
     call_layer,
@@ -85,16 +87,33 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if config.hidden_size is None:
             raise ValueError("LLMBlockConfig.hidden_size is not set: give the width of the host's tokens.")
         self._complete_llm_config()
-        built = build_llm_layers(self._llm_config, config.layer_index, self._layer_dtype())
+        self._text_config = self._llm_config.get_text_config(decoder=True)
+        built = None
+        if config.kind == "llm":
+            built = build_llm_layers(self._llm_config, config.layer_index, self._layer_dtype())
+        llm_hidden_size = (self._text_config if built is None else built.config).hidden_size
+        self.input_projection = nn.Linear(config.hidden_size, llm_hidden_size, bias=False)
+        self.llm_layers: nn.ModuleList = nn.ModuleList()
+        self.final_norm: nn.Module | None = None
+        self.mlp_norm = nn.LayerNorm(llm_hidden_size) if config.kind == "mlp" else None
+        self.bytes_read = 0
+        if built is not None:
+            self._add_llm_layers(built)
+        self.output_projection = nn.Linear(llm_hidden_size, config.hidden_size, bias=False)
+
+        self._llm_tensor_names = sorted(self._named_llm_tensors())
+        self._digest_as_read: str | None = None
+        self.post_init()
+        self.freeze_llm_layers()
+        if self.input_projection.weight.device.type != "meta":
+            self.remember_llm_tensors()
+
+    def _add_llm_layers(self, built: LLMLayers) -> None:
+        config = self.config
         if config.rotary and not has_rotary(built):
             raise ValueError(f"rotary=True, but {built.config.model_type} has no rotary positions. Use rotary=False.")
-        llm_hidden_size = built.config.hidden_size
-        self.input_projection = nn.Linear(config.hidden_size, llm_hidden_size, bias=False)
         self.llm_layers = built.layers
         self.final_norm = self._build_final_norm(built)
-        self.output_projection = nn.Linear(llm_hidden_size, config.hidden_size, bias=False)
-        self.bytes_read = 0
-        self._text_config = self._llm_config.get_text_config(decoder=True)
         self._layer_config = built.config
         self._base_model_prefix = built.llm.base_model_prefix
         self._has_sdpa = has_sdpa(self._llm_config)
@@ -114,13 +133,6 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 self.final_norm.to_empty(device=device)
         if not config.trainable:
             disable_dropout(self.llm_layers)
-
-        self._llm_tensor_names = sorted(self._named_llm_tensors())
-        self._digest_as_read: str | None = None
-        self.post_init()
-        self.freeze_llm_layers()
-        if device.type != "meta":
-            self.remember_llm_tensors()
 
     def _get_llm_block(self):
         return self
@@ -148,13 +160,16 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                     self._position_zero.append(rotary_embeddings(self._rotary[0], self._layer_config, index, 1))
                 with torch.no_grad():
                     self._call_layer(i, layer, hidden_states, None)
-            except (AttributeError, KeyError, TypeError) as error:
+            except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+                # Routing tokens to experts depends on their values, and meta tensors have none; shapes are known.
+                if isinstance(error, RuntimeError) and not re.search(
+                    "must match|reduction dim|multiplied", str(error)
+                ):
+                    continue
                 raise ValueError(
                     f"Layer {index} of {self._text_config.model_type} ({type(layer).__name__}) cannot run without its "
                     f"whole language model: {error}."
                 ) from error
-            except RuntimeError:
-                pass  # routing tokens to experts depends on their values, and meta tensors have none
 
     @contextmanager
     def _explained(self):
@@ -206,6 +221,10 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if module is self.input_projection or module is self.output_projection:
             init.trunc_normal_(module.weight, std=0.02)  # released image code, models/vit_llama.py
             return
+        if self.mlp_norm is not None and module is self.mlp_norm:
+            init.ones_(self.mlp_norm.weight)
+            init.zeros_(self.mlp_norm.bias)
+            return
         in_layers = any(module is m for m in self.llm_layers.modules())
         in_norm = self.final_norm is not None and any(module is m for m in self.final_norm.modules())
         if not (in_layers or in_norm):
@@ -241,6 +260,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             return
         loading["is_checked"] = True  # once, before anything has been initialised
         stored_block = loading["stored_block"]
+        if stored_block.get("kind", "llm") != self.config.kind:
+            return  # `check_same_layer` will say so
         tensors = self.state_dict(keep_vars=True)
         missing = [n for n, t in tensors.items() if not (t.is_meta or getattr(t, "_is_hf_initialized", False))]
         if len(missing) == len(tensors):
@@ -258,7 +279,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         """Refuses a configuration of another layer than the one whose weights have been loaded from `source`."""
         stored = LLMBlockConfig(**{**stored_block, "llm_config": None})
         num_layers = self._text_config.num_hidden_layers
-        for field in ("layer_index", "weights", "final_norm"):
+        for field in ("kind", "layer_index", "weights", "final_norm") if self.config.kind == "llm" else ("kind",):
             loaded, wanted = getattr(stored, field), getattr(self.config, field)
             if field == "layer_index":
                 loaded = [i % num_layers for i in (loaded if isinstance(loaded, list) else [loaded])]
@@ -358,13 +379,18 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 continue  # a final norm without weights (OLMo)
             found: dict[str, Any] = dict(checkpoint.keys_under(path, expected, self._base_model_prefix))
             if not found:
+                found = dict(find_renamed_keys(self._build_llm(), path, checkpoint.keys()))
+            if not found:
                 raise ValueError(
                     f"{checkpoint.name_or_path} holds no tensors of {path} of {self._text_config.model_type}. It is "
                     "not the checkpoint of this language model, or lacks that layer (layer_index "
                     f"{self.config.layer_index})."
                 )
-            if not expected <= set(found):
-                found = _convert(self._build_llm(), path, {name: checkpoint.read(key) for name, key in found.items()})
+            is_complete = expected <= set(found)
+            checkpoint.prefetch([found[name] for name in (expected if is_complete else found)])
+            if not is_complete:
+                tensors = {name: checkpoint.read(key) for name, key in found.items()}
+                found = convert_tensors(self._build_llm(), path, tensors)
             if missing := sorted(expected - set(found)):
                 raise ValueError(
                     f"{checkpoint.name_or_path} lacks tensors of {path}: {missing}. The checkpoint is incomplete, or "
@@ -386,6 +412,10 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
 
     def train(self, mode: bool = True):
         super().train(mode)
+        if not self.config.trainable:
+            for module in self.llm_layers.modules():
+                if "Router" in type(module).__name__:
+                    module.eval()  # Phi-3.5-MoE's draws the experts at random in training
         self.freeze_llm_layers()
         return self
 
@@ -393,7 +423,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
 
     def can_be_left_out(self) -> bool:
         """Whether the layer can be read again from the language model."""
-        return self.config.weights == "pretrained" and not self.config.trainable
+        config = self.config
+        return config.kind == "llm" and config.weights == "pretrained" and not config.trainable
 
     def _llm_digest(self) -> str | None:
         digest = hashlib.sha256()
@@ -415,14 +446,24 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             return False
         return self._llm_digest() == self._digest_as_read
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_tokens: slice | None = None,
+        fast: bool = True,
+    ) -> torch.Tensor:
         r"""
         Args:
             hidden_states (`torch.Tensor` of shape `(batch, tokens, hidden_size)`): the host's tokens.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding.
+            output_tokens (`slice`, *optional*): the tokens that are read, by default all of them. The fewer, the
+                cheaper.
+            fast (`bool`, *optional*, defaults to `True`): `False` calls the layers themselves, as it must be where
+                their attentions are recorded. `config.fast=False` always does.
 
         Returns:
-            `torch.Tensor` of shape `(batch, tokens, hidden_size)`.
+            `torch.Tensor` of shape `(batch, read tokens, hidden_size)`.
 
         Raises:
             `ValueError`: for tokens of another width, or a mask of another shape.
@@ -437,19 +478,87 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 f"attention_mask has the shape {tuple(attention_mask.shape)}; it must be (batch, tokens) = "
                 f"{tuple(hidden_states.shape[:2])}, with 1 for tokens and 0 for padding."
             )
+        output_tokens = slice(None) if output_tokens is None else output_tokens
+        if self.config.kind != "llm":
+            return self._run_control(hidden_states[:, output_tokens])
         self._follow_attn_implementation()
+        parts = self._find_fast_parts() if fast else None
+        read = hidden_states[:, output_tokens]
+        is_everything_read = read.shape[1] == hidden_states.shape[1]
+        route = "formed"
+        if parts is not None and len(self.llm_layers) == 1:
+            route = self._cheapest_route(parts, hidden_states, read)
+        is_projected = parts is not None and self._folds_output(parts, read)
+        if route != "formed":
+            projected = self.input_projection(read)
+            layer_input = projected.to(self._dtype_of_layers())
+            tokens, weight = hidden_states, self.input_projection.weight
+            output = self._run_fast(
+                parts, route, tokens, layer_input, output_tokens, attention_mask, weight, is_projected
+            )
+        else:
+            projected = self.input_projection(hidden_states)
+            layer_input = output = projected.to(self._dtype_of_layers())
+            last = len(self.llm_layers) - 1
+            for i, layer in enumerate(self.llm_layers):
+                if i == last and parts is not None and (is_projected or not is_everything_read):
+                    last_read = output[:, output_tokens]
+                    output = self._run_fast(
+                        parts, route, output, last_read, output_tokens, attention_mask, is_projected=is_projected
+                    )
+                else:
+                    output = self._call_layer(i, layer, output, attention_mask)
+                    output = output[:, output_tokens] if i == last else output
+            layer_input = layer_input[:, output_tokens]
+        if not is_projected:
+            if self.final_norm is not None:
+                output = self.final_norm(output)
+            if self.config.residual in ("inner", "hybrid"):
+                output = output + layer_input
+            output = self.output_projection(output.to(projected.dtype))
+        return output + read if self.config.residual in ("outer", "hybrid") else output
 
-        projected = self.input_projection(hidden_states)
-        layer_input = projected.to(self._dtype_of_layers())
-        output = layer_input
-        for i, layer in enumerate(self.llm_layers):
-            output = self._call_layer(i, layer, output, attention_mask)
-        if self.final_norm is not None:
-            output = self.final_norm(output)
-        if self.config.residual in ("inner", "hybrid"):
-            output = output + layer_input
-        output = self.output_projection(output.to(projected.dtype))
-        return output + hidden_states if self.config.residual in ("outer", "hybrid") else output
+    def _run_control(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = self.config.residual
+        layer_input = output = self.input_projection(hidden_states)
+        if self.mlp_norm is not None:
+            output = self.mlp_norm(nn.functional.gelu(output))
+        output = self.output_projection(output + layer_input if residual in ("inner", "hybrid") else output)
+        return output + hidden_states if residual in ("outer", "hybrid") else output
+
+    def _find_fast_parts(self) -> LayerParts | None:
+        config = self.config
+        if not config.fast or config.trainable or config.rotary or config.attention == "causal":
+            return None
+        return find_parts(self.llm_layers[-1], self.input_projection)
+
+    def _cheapest_route(self, parts: LayerParts, hidden_states: torch.Tensor, read: torch.Tensor) -> str:
+        # ONNX has no Cholesky factorisation, and MPS no float64. (Old torch does not tell compiling from exporting.)
+        is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+        if is_exporting() or hidden_states.device.type == "mps":
+            return "formed"
+        batch, tokens, width = hidden_states.shape
+        # In evaluation a compiled model must not be made for one size of batch.
+        return cheapest_route(parts, tokens, read.shape[1], width, batch if self.training else 1)
+
+    def _folds_output(self, parts: LayerParts, read: torch.Tensor) -> bool:
+        if self.final_norm is not None or self.config.residual in ("inner", "hybrid"):
+            return False
+        batch, num_read, _ = read.shape
+        return folds_output(parts, self.output_projection, num_read * (batch if self.training else 1))
+
+    def _run_fast(
+        self, parts, route, tokens, read, output_tokens, attention_mask, weight=None, is_projected=False
+    ) -> torch.Tensor:
+        position_zero = self._position_zero[-1]
+        cosines = None if position_zero is None else position_zero[0].flatten()
+        mask = attention_bias(attention_mask, tokens, causal=False)
+        layer: Any = self.llm_layers[-1]
+        run = run_layer
+        if self.training and getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
+            run = functools.partial(layer._gradient_checkpointing_func, run_layer)
+        output_weight = self.output_projection.weight if is_projected else None
+        return run(parts, route, tokens, read, output_tokens, mask, cosines, weight, output_weight)
 
     def _follow_attn_implementation(self) -> None:
         """`set_attn_implementation` reaches the LLM's configuration; the layer follows where its family can."""
@@ -476,18 +585,6 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         return call_layer(
             layer, self._accepted[i], self._layer_config, hidden_states, attention_mask, causal, positions, embeddings
         )
-
-
-def _convert(llm: PreTrainedModel, path: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Puts tensors below `path` into today's names and fused shapes by transformers' own conversion mapping."""
-    dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
-    nn.Module.to(llm, dtype)  # on the meta device: the converter casts to the type it finds there
-    convert_and_load_state_dict_in_model(
-        model=llm,
-        state_dict={f"{path}.{name}": tensor for name, tensor in tensors.items()},
-        load_config=LoadStateDictConfig(weight_mapping=cast(list, get_model_conversion_mapping(llm)), dtype=dtype),
-    )
-    return {n: t for n, t in llm.get_submodule(path).state_dict().items() if not t.is_meta}
 
 
 def _update_digest(digest, name: str, tensor: torch.Tensor) -> None:

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """ViT with an LLM block."""
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -47,9 +48,13 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         pixel_values: torch.Tensor | None,
         interpolate_pos_encoding: bool | None,
         attention_mask: torch.Tensor | None,
+        output_tokens: slice | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """The ViT's own parts in their order, with the block at its position."""
+        """
+        The ViT's own parts in their order, with the block at its position. Of `output_tokens` alone the last hidden
+        state, where nothing else reads the others.
+        """
         vit, config = self.vit, self.config
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
@@ -69,14 +74,8 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         layer_mask = create_bidirectional_mask(
             config=config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        block = self.llm_block
-        position = None if block is None else block.config.position
-        position = len(vit.layers) if position == -1 else position
-        for index in range(len(vit.layers) + 1):
-            if block is not None and index == position:
-                hidden_states = block(hidden_states, attention_mask)
-            if index < len(vit.layers):
-                hidden_states = vit.layers[index](hidden_states, layer_mask, **kwargs)
+        layers = [partial(layer, attention_mask=layer_mask, **kwargs) for layer in vit.layers]
+        hidden_states = self._run_layers(layers, hidden_states, attention_mask, output_tokens, **kwargs)
         hidden_states = vit.layernorm(hidden_states)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
@@ -157,7 +156,8 @@ class ViTWithLLMBlockForImageClassification(ViTWithLLMBlockPreTrainedModel):
         Returns:
             `ImageClassifierOutput`: with `loss` if `labels` are given.
         """
-        outputs = self._encode(pixel_values, interpolate_pos_encoding, attention_mask, **kwargs)
+        cls_token = slice(0, 1)
+        outputs = self._encode(pixel_values, interpolate_pos_encoding, attention_mask, cls_token, **kwargs)
         logits = self.classifier(cast(torch.Tensor, outputs.last_hidden_state)[:, 0])
         loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return ImageClassifierOutput(loss=loss, logits=logits)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,7 +19,7 @@ from .configuration_llm_block import LLMBlockConfig
 
 # What `from_pretrained` does not hand to the model's constructor, and the layer's reader needs: see `_loading_from`.
 LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
-_HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
+HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 _INDEX = "model.safetensors.index.json"
 _WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
@@ -26,7 +27,7 @@ _WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 @contextmanager
 def _loading_from(name_or_path, kwargs: dict[str, Any]):
     """Remembers, while a model is loaded, how to reach the Hub and the block that its folder was saved with."""
-    hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if kwargs.get(name) is not None}
+    hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
     block = None
     if name_or_path is not None and kwargs.get("gguf_file") is None:
         try:
@@ -108,6 +109,57 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             block.remember_llm_tensors()
         return loaded
 
+    @classmethod
+    def from_host_pretrained(cls, pretrained_model_name_or_path, *, llm_block=None, **kwargs):
+        r"""
+        Puts a block behind a published plain host.
+
+        Args:
+            pretrained_model_name_or_path (`str`):
+                Hub id or folder of the host: its base model, or one with a head.
+            llm_block (`LLMBlockConfig` or `dict`, *optional*):
+                The block; `None` is the plain host.
+            kwargs:
+                `num_labels`, `id2label` and `label2id`, which replace a classifier of another size; fields of the
+                host's configuration; and what `from_pretrained` takes.
+
+        Raises:
+            `ValueError`: if the checkpoint lacks weights of the host.
+        """
+        return cls._from_host(pretrained_model_name_or_path, llm_block=llm_block, **kwargs)
+
+    @classmethod
+    def _from_host(
+        cls,
+        pretrained_model_name_or_path,
+        *,
+        replaces_classifier: bool = True,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        kwargs.pop("ignore_mismatched_sizes", None)
+        model, info = cls.from_pretrained(
+            pretrained_model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+        )
+        keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        # A pooler that only a checkpoint with a head holds starts anew, as it does in transformers.
+        prefix, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler."
+        unloaded = sorted(key for key in keys if key.startswith(prefix) and not key.startswith(pooler))
+        if unloaded:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has no fitting weights for {len(unloaded)} tensors of the host: "
+                f"{', '.join(unloaded[:3])}{', …' if len(unloaded) > 3 else ''}. It is the checkpoint of another "
+                "model, or fields of the configuration change the host's sizes or parts: remove these."
+            )
+        for key, there, here in info["mismatched_keys"]:
+            if key == "classifier.weight" and not replaces_classifier:
+                raise ValueError(
+                    f"The classifier of {pretrained_model_name_or_path} has the shape {tuple(there)}, and here "
+                    f"{tuple(here)} with pooling={model.config.pooling!r}. Choose the pooling it was trained with "
+                    "('cls_mean' reads twice the width), or give num_labels to replace it."
+                )
+        return (model, info) if output_loading_info else model
+
     def save_pretrained(  # type: ignore[override]
         self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs
     ):
@@ -170,6 +222,34 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         finally:
             config.save_weights, config.fingerprint, self._keys_to_ignore_on_save = before
 
+    def _run_layers(
+        self,
+        layers: Iterable[Callable[[torch.Tensor], torch.Tensor]],
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_tokens: slice | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """
+        The host's layers, with the block at its position. Of `output_tokens` alone what the last of them gives, where
+        nothing else reads the others.
+        """
+        block, layers = self._get_llm_block(), list(layers)
+        position = None if block is None else block.config.position
+        position = len(layers) if position == -1 else position
+        records_attentions, records_states = (
+            bool(kwargs.get(name, getattr(self.config, name)))
+            for name in ("output_attentions", "output_hidden_states")
+        )
+        if position != len(layers) or records_attentions or records_states:
+            output_tokens = None
+        for index in range(len(layers) + 1):
+            if block is not None and index == position:
+                hidden_states = block(hidden_states, attention_mask, output_tokens, fast=not records_attentions)
+            if index < len(layers):
+                hidden_states = layers[index](hidden_states)
+        return hidden_states
+
     def freeze_host(self) -> None:
         """Freezes the host: only the projections, the head (and a trainable LLM layer) are trained."""
         if self._get_llm_block() is self:
@@ -209,4 +289,4 @@ def _written_atomically(folder: str, is_main_process: bool):
             os.remove(os.path.join(folder, name))
 
 
-__all__ = ["LOADING", "PreTrainedModelWithLLMBlock"]
+__all__ = ["HUB_KWARGS", "LOADING", "PreTrainedModelWithLLMBlock"]

@@ -27,12 +27,19 @@ os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import transformers  # noqa: E402
+from family_table import FAMILY_TABLE  # noqa: E402
+from host_table import HOST_TABLE  # noqa: E402
 from paths import shared_dir as find_shared_dir  # noqa: E402
+from result_table import ResultTable  # noqa: E402
 
 
 torch.set_num_threads(THREADS)
 
 NETWORK_ATTEMPTS: list[str] = []
+TABLES = (HOST_TABLE, FAMILY_TABLE)
+# by table, then by test and column
+OUTCOMES: dict[str, dict[tuple[str, str], tuple[str, str, bool]]] = {table.marker: {} for table in TABLES}
 
 
 def is_loopback(host: object) -> bool:
@@ -61,13 +68,66 @@ sys.addaudithook(refuse_network)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow as well")
+    for table in TABLES:
+        option = f"--{table.name}-table"
+        parser.addoption(option, metavar="FILE", type=Path, help=f"write the table of {table.name} tests into FILE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for table in TABLES:
+        usage = f"{table.marker}(column, {table.name}=…): counts in a table, see tests/{table.marker}.py"
+        config.addinivalue_line("markers", usage)
+        if path := config.getoption(table.marker):
+            with_table(table, path)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--run-slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: needs --run-slow"))
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--run-slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: needs --run-slow"))
+        for table in TABLES:
+            if mark := item.get_closest_marker(table.marker):
+                params = item.callspec.params if hasattr(item, "callspec") else {}
+                try:
+                    row = mark.kwargs.get(table.name)
+                    cell = table.cell_of(*mark.args, row, params, getattr(item, "cls", None))
+                except ValueError as error:
+                    raise pytest.UsageError(f"{item.nodeid}: {error}") from error
+                # A property comes with the report from an xdist worker.
+                item.user_properties.append((table.marker, cell))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if not (report.failed or (report.when == "call" and report.passed)):
+        return
+    for marker, cell in report.user_properties:
+        if marker in OUTCOMES:
+            test = report.nodeid, cell[1]
+            _, _, has_passed = OUTCOMES[marker].get(test, (*cell, True))
+            OUTCOMES[marker][test] = (*cell, has_passed and report.passed)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int):
+    result = yield
+    has_ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+    for table in TABLES:
+        path = session.config.getoption(table.marker)
+        if path and has_ended and not IS_WORKER:
+            if not OUTCOMES[table.marker]:
+                option = f"--{table.name}-table"
+                raise pytest.UsageError(f"{option}: no test marked {table.marker} has run; {path} stays as it is.")
+            path.write_text(with_table(table, path), encoding="utf-8")
+    return result
+
+
+def with_table(table: ResultTable, path: Path) -> str:
+    """The text of the file, the table in it as the tests that have run make it."""
+    versions = f"transformers {transformers.__version__} and torch {torch.__version__}"
+    try:
+        return table.put_into(path.read_text(encoding="utf-8"), table.make(OUTCOMES[table.marker], versions))
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--{table.name}-table {path}: {error}") from error
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

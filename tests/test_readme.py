@@ -7,17 +7,18 @@ import importlib.metadata
 import io
 import json
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from documents import blocks, check_errors, commands, run_python
 from hub_server import HubServer
-from paths import REPO
+from paths import REPO, shared_dir
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification
+from safetensors.torch import load_file
+from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 from hf_frozen_llm.cli import main
@@ -27,17 +28,6 @@ from hf_frozen_llm.training.recipe import read_recipe
 TEXT = (REPO / "README.md").read_text(encoding="utf-8")
 LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TINY = ["--host.hidden_size", "16", "--host.num_attention_heads", "2", "--max_steps", "2", "--eval_steps", "2"]
-
-
-def blocks(language, text=TEXT):
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def commands():
-    for block in blocks("bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield words
 
 
 @pytest.fixture
@@ -54,33 +44,32 @@ def readers_folder(tmp_path, monkeypatch, shared_dir):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).save_pretrained(tmp_path / "vit")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 518}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dinov2")
     monkeypatch.chdir(folder)
     with HubServer() as hub, hub.active(tmp_path / "hub"):
         hub.add(LLM, llm)
         hub.add("google/vit-base-patch16-224", tmp_path / "vit")
+        hub.add("facebook/dinov2-small", tmp_path / "dinov2")
         yield folder
 
 
-def run_python(namespace):
-    for code in blocks("python"):
-        exec(compile(code, "README.md", "exec"), namespace)
-
-
 def test_python_runs_as_written(readers_folder):
-    first = blocks("python")[0]
+    first = blocks("python", TEXT)[0]
     assert len([line for line in first.splitlines() if line.strip()]) <= 10
     namespace, printed = {}, io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(first, "README.md", "exec"), namespace)
-    assert printed.getvalue() == blocks("text")[0]
+    assert printed.getvalue() == blocks("text", TEXT)[0]
     assert namespace["logits"].shape == (1, 10)
     model = namespace["model"]
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     assert f"{frozen:,} parameters are frozen" in TEXT
     assert f"{model.llm_block.bytes_read:,} bytes" in TEXT
 
-    run_python(namespace)
+    run_python(blocks("python", TEXT), namespace, "README.md")
     assert namespace["tokens"].shape == (2, 50, 384)
+    assert namespace["dinov2"].classifier.out_features == 10
     # The last block loaded the light folder from the LLM's new place.
     assert namespace["model"].config.llm_block.llm_name_or_path == "path/to/SmolLM2-135M-Instruct"
     names = {name for name, p in namespace["model"].named_parameters() if not p.requires_grad}
@@ -89,8 +78,11 @@ def test_python_runs_as_written(readers_folder):
 
 
 def test_commands_run(readers_folder):
+    released = load_file(shared_dir() / "fixtures" / "official_vit_llama_tiny.safetensors")
+    state = {n.removeprefix("state_dict."): t for n, t in released.items() if n.startswith("state_dict.")}
+    torch.save({"model": state}, "checkpoint.pth")
     ran = []
-    for words in commands():
+    for words in commands(TEXT):
         if words[0] == "make":
             subprocess.run(["make", "-n", *words[1:]], cwd=REPO, check=True, stdout=subprocess.DEVNULL)
         elif words[:3] == ["pip", "install", "-e"]:
@@ -98,7 +90,7 @@ def test_commands_run(readers_folder):
             assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
         else:
             assert words[0] == "hf-frozen-llm"
-            main([*words[1:], *(TINY if words[1] == "train" else [])])
+            main([*words[1:], *{"train": TINY, "ablate": ["--dry_run"]}.get(words[1], [])])
         ran.append(words[:2])
     assert ["make", "quickstart"] in ran and ["make", "test"] in ran
     assert ["hf-frozen-llm", "train"] in ran and ["hf-frozen-llm", "evaluate"] in ran
@@ -117,13 +109,8 @@ def test_flags_in_the_text_are_valid():
 
 def test_errors_are_those_shown(readers_folder):
     namespace = {"LLMBlock": LLMBlock, "LLMBlockConfig": LLMBlockConfig, "main": main}
-    (session,) = blocks("pycon")
-    cases = re.findall(r"^>>> (.*)\n(\w+): (.*)$", session, re.MULTILINE)
-    assert len(cases) == session.count(">>>")
-    for code, error_type, message in cases:
-        with pytest.raises(Exception, match=f"^{re.escape(message)}$") as error:
-            eval(code, namespace)
-        assert error.type.__name__ == error_type
+    (session,) = blocks("pycon", TEXT)
+    check_errors(session, namespace)
 
 
 def test_the_table_of_fields_is_right():

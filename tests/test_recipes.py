@@ -6,16 +6,17 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from paths import REPO
-from tiny_runs import TINY, write_llama, write_parquet
+from tiny_runs import TINY, TINY_DINOV2, TINY_SWIN, write_llama, write_parquet
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
-from hf_frozen_llm.training.recipe import find_recipe, read_recipe
+from hf_frozen_llm.training.recipe import NO_RECIPES, find_recipe, read_recipe
 
 
 FILES = sorted((REPO / "recipes").glob("*/*.yaml"))
 ACCELERATE = [path for path in FILES if path.parent.name == "accelerate"]
-RECIPES = [path for path in FILES if path not in ACCELERATE]
+RECIPES = [path for path in FILES if path.parent.name not in NO_RECIPES]
+SMALL_HOSTS = {None: TINY, "dinov2": TINY_DINOV2, "swin": TINY_SWIN}
 
 
 def name(path):
@@ -33,7 +34,7 @@ def quiet_datasets():
 
 
 def test_there_are_recipes():
-    assert len(RECIPES) >= 8
+    assert len(RECIPES) >= 10
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
@@ -56,13 +57,18 @@ def test_two_steps(path, llm, tmp_path):
     ]
     if recipe.llm_block is not None:
         flags += ["--llm_block.llm_name_or_path", llm, "--llm_block.layer_index", "-1"]
-    main(["train", str(path), *TINY, *flags])
+        # The middle of twelve layers is the middle of two.
+        flags += ["--llm_block.position", "1"] if recipe.llm_block.get("position", -1) > 0 else []
+    main(["train", str(path), *SMALL_HOSTS[recipe.host.get("model_type")], *flags])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert (results["parameters"]["frozen"] > 0) == (recipe.llm_block is not None)
+    block = recipe.llm_block or {"kind": "none"}
+    is_frozen = block.get("kind", "llm") == "llm" and not block.get("trainable", False)
+    # All but the unit norm of a layer that is trained.
+    assert (results["parameters"]["frozen"] > 32) == is_frozen
     assert 0 <= results["metrics"]["eval_top1"] <= 1
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "image_classification"], ids=name)
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name.startswith("image_")], ids=name)
 def test_header_says_what_it_reproduces(path):
     text = path.read_text()
     header = text.partition("\n\n")[0]
@@ -85,6 +91,20 @@ def test_pairs_of_recipes_differ_in_the_block_alone():
             )
             different = {key for key in ours if ours[key] != plain[key]}
             assert different == {"llm_block", "output_dir"}
+
+
+ANY_HOST = [path for path in RECIPES if read_recipe(path).values["model_type"] == "vision_with_llm_block"]
+
+
+@pytest.mark.parametrize("path", ANY_HOST, ids=name)
+def test_header_of_any_host_names_the_baseline(path):
+    lines = dict(line.removeprefix("# ").split(":", 1) for line in path.read_text().splitlines() if ": " in line[:12])
+    assert find_recipe(lines["Command"].partition("hf-frozen-llm train ")[2]) == path
+    ours, plain = (read_recipe(path, flags) for flags in ([], lines["Baseline"].split()[1:]))
+    assert plain.llm_block is None and ours.llm_block
+    assert plain.host == ours.host
+    assert {name for name in ours.values if ours.values[name] != plain.values[name]} == {"output_dir"}
+    assert read_recipe(path, lines["Override"].split()[1:]) != ours
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=name)

@@ -11,14 +11,8 @@ from tiny_llms import tiny_config, tiny_llm, write_llm
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox"]
 
-# Sizes at which a recipe's run takes seconds on one core.
-TINY = [
-    *("--host.hidden_size", "16"),
-    *("--host.num_hidden_layers", "2"),
-    *("--host.num_attention_heads", "2"),
-    *("--host.intermediate_size", "32"),
-    *("--host.image_size", "16"),
-    *("--host.patch_size", "8"),
+# Settings and sizes at which a recipe's run takes seconds on one core: for a ViT, and for other hosts.
+TINY_RUN = [
     *("--per_device_train_batch_size", "8"),
     *("--per_device_eval_batch_size", "16"),
     *("--dataloader_num_workers", "0"),
@@ -26,6 +20,37 @@ TINY = [
     *("--use_cpu", "true"),
     *("--bf16", "false"),
     *("--disable_tqdm", "true"),
+]
+TINY = [
+    *("--host.hidden_size", "16"),
+    *("--host.num_hidden_layers", "2"),
+    *("--host.num_attention_heads", "2"),
+    *("--host.intermediate_size", "32"),
+    *("--host.image_size", "16"),
+    *("--host.patch_size", "8"),
+    *TINY_RUN,
+]
+TINY_DINOV2 = [
+    *("--model_type", "vision_with_llm_block"),
+    *("--host.model_type", "dinov2"),
+    *("--host.hidden_size", "16"),
+    *("--host.num_hidden_layers", "2"),
+    *("--host.num_attention_heads", "2"),
+    *("--host.mlp_ratio", "2"),
+    *("--host.image_size", "16"),
+    *("--host.patch_size", "8"),
+    *TINY_RUN,
+]
+TINY_SWIN = [
+    *("--model_type", "vision_with_llm_block"),
+    *("--host.model_type", "swin"),
+    *("--host.embed_dim", "8"),
+    *("--host.depths", "[1, 1]"),
+    *("--host.num_heads", "[2, 2]"),
+    *("--host.window_size", "2"),
+    *("--host.image_size", "16"),
+    *("--host.patch_size", "4"),
+    *TINY_RUN,
 ]
 
 

@@ -116,12 +116,69 @@ def match_labels(args: DataArguments, dataset: HFDataset, label2id: Mapping[str,
     return {**{index: index for index in range(len(label2id))}, **label2id}
 
 
+def read_published_processor(args: DataArguments, host: str | None) -> dict[str, Any] | None:
+    """The figures of a published host's image processor, which may be of any class; `None` without such a host."""
+    if host is None:
+        return None
+    settings: dict[str, Any] = {}
+    unreadable = None
+    try:
+        settings, _ = ViTImageProcessorPil.get_image_processor_dict(host)
+    except OSError as error:
+        unreadable = error
+    missing = [name for name in ("image_mean", "image_std") if (getattr(args, name) or settings.get(name)) is None]
+    if missing:
+        raise ValueError(
+            f"host.name_or_path {host!r} has no image processor (preprocessor_config.json) that says "
+            f"{' and '.join(missing)}. Set image_mean and image_std to those that the host was trained with."
+        ) from unreadable
+    for name in ("do_rescale", "do_normalize"):
+        if settings.get(name) is False:
+            raise ValueError(
+                f"The image processor of host.name_or_path {host!r} has {name}=False, but images are always rescaled "
+                "to 0…1 and normalised here. Use a copy of the host whose preprocessor_config.json says so."
+            )
+    return settings
+
+
+def find_image_size(
+    args: DataArguments, host: Mapping[str, Any], published: Mapping[str, Any] | None, config_size: int | Sequence[int]
+) -> int | Sequence[int]:
+    """
+    The size of the images that the model sees.
+
+    Args:
+        args ([`DataArguments`]):
+            Their `image_size` comes first.
+        host (`Mapping[str, Any]`):
+            The recipe's group `host`, whose `image_size` comes second.
+        published (`Mapping[str, Any]`, *optional*):
+            What [`read_published_processor`] gave. A published host need not see images of its configuration's size:
+            DINOv2 is configured for 518 pixels and made for 224.
+        config_size (`int` or `Sequence[int]`):
+            The size in the host's configuration.
+
+    Returns:
+        `int` or `Sequence[int]`: the side of a square, or height and width.
+    """
+    if args.image_size is not None:
+        return args.image_size
+    if published is None or "image_size" in host:
+        return config_size
+    size = (published.get("crop_size") if published.get("do_center_crop", True) else None) or published.get("size")
+    if isinstance(size, Mapping):
+        size = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
+    return size or config_size
+
+
 def build_image_processor(
-    args: DataArguments, image_size: int | Sequence[int], host: str | None
+    args: DataArguments, image_size: int | Sequence[int], published: Mapping[str, Any] | None
 ) -> ViTImageProcessorPil:
-    """The processor that is saved with the model; `host` is a published model whose mean and deviation are kept."""
+    """The processor that is saved with the model; the `published` host's mean and deviation are kept."""
     height, width = to_height_and_width(image_size)
-    published = ViTImageProcessorPil.from_pretrained(host) if host else None
+    figures = (
+        {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD} if published is None else published
+    )
     sizes: dict[str, Any] = {"size": {"height": height, "width": width}}
     if args.crop_pct is not None:
         if height != width:
@@ -132,8 +189,8 @@ def build_image_processor(
             "crop_size": {"height": height, "width": width},
         }
     return ViTImageProcessorPil(
-        image_mean=args.image_mean or (published.image_mean if published else IMAGENET_DEFAULT_MEAN),
-        image_std=args.image_std or (published.image_std if published else IMAGENET_DEFAULT_STD),
+        image_mean=args.image_mean or figures["image_mean"],
+        image_std=args.image_std or figures["image_std"],
         resample=Image.Resampling[args.interpolation.upper()],
         **sizes,
     )

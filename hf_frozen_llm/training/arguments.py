@@ -13,15 +13,28 @@ class ModelArguments:
     Args:
         task (`"image-classification"`, *optional*, defaults to `"image-classification"`):
             What the model is trained for.
-        model_type (`"vit_with_llm_block"`, *optional*, defaults to `"vit_with_llm_block"`):
-            The model type of the configuration. With `llm_block: null` it is the plain host.
+        model_type (`str`, *optional*, defaults to `"vit_with_llm_block"`):
+            The model type of the configuration: `"vit_with_llm_block"`, a ViT, or `"vision_with_llm_block"`, any
+            vision encoder, which `host.model_type` or `host.name_or_path` names. With `llm_block: null` it is the
+            plain host.
+        pooling (`"cls"`, `"mean"` or `"cls_mean"`, *optional*):
+            What the classifier of a `vision_with_llm_block` reads. By default the CLS token or, for a host that has
+            none or that itself takes the mean, the mean of the patches.
         freeze_host (`bool`, *optional*, defaults to `False`):
             Whether the host is frozen too, so that the projections and the head alone are trained.
     """
 
     task: Literal["image-classification"] = "image-classification"
-    model_type: Literal["vit_with_llm_block"] = "vit_with_llm_block"
+    model_type: Literal["vit_with_llm_block", "vision_with_llm_block"] = "vit_with_llm_block"
+    pooling: Literal["cls", "mean", "cls_mean"] | None = None
     freeze_host: bool = False
+
+    def __post_init__(self):
+        if self.pooling is not None and self.model_type != "vision_with_llm_block":
+            raise ValueError(
+                f"pooling is {self.pooling!r}, but the classifier of a {self.model_type} always reads the CLS token. "
+                "Remove it, or set model_type to vision_with_llm_block."
+            )
 
 
 @dataclass
@@ -54,6 +67,10 @@ class DataArguments:
             Train on this many images: a random, always equal choice; the first ones of a stream.
         max_eval_samples (`int`, *optional*):
             Evaluate on this many images, chosen likewise.
+        image_size (`int`, *optional*):
+            Pixels of a side of the square that the model sees. By default what the image processor of the published
+            host gives, unless `host.image_size` is set, or else the host's `image_size`. Another size than the host's
+            is for hosts that interpolate their positions themselves (DINOv2, DINOv3, Swin).
         image_mean (`list[float]`, *optional*):
             Mean of the channels. By default ImageNet's, or that of the published host the model starts from.
         image_std (`list[float]`, *optional*):
@@ -82,6 +99,7 @@ class DataArguments:
     shuffle_buffer_size: int = 10000
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
+    image_size: int | None = None
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -94,7 +112,7 @@ class DataArguments:
             raise ValueError("dataset_name is not set; give a Hub id, a folder or a parquet file.")
         if self.image_column == self.label_column:
             raise ValueError(f"image_column and label_column are both {self.image_column!r}; they are two columns.")
-        for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer_size"):
+        for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer_size", "image_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1.")

@@ -135,5 +135,7 @@ def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) ->
         return read_recipe(given["recipe"], overrides, extra)
     if trained.is_file() and "dataset_name" not in given:
         settings = json.loads(trained.read_text(encoding="utf-8"))["recipe"]
+        # What the model was made of may have moved, and is not needed.
+        settings = {name: value for name, value in settings.items() if name in known}
         return recipe_from_dict(settings, overrides, str(trained), extra)
     return read_recipe(None, overrides, extra)

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from transformers import TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
+from hf_frozen_llm.modeling.vision_host import image_half
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 
 
 GROUPS = ("llm_block", "host")
+# Folders of other settings beside the recipes.
+NO_RECIPES = ("accelerate", "variants")
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -45,7 +48,8 @@ class Recipe:
         llm_block (`dict[str, Any]`, *optional*):
             Fields of [`LLMBlockConfig`]; `None` is the plain host.
         host (`dict[str, Any]`):
-            Fields of the host's configuration, and `name_or_path` of a published host to start from.
+            Fields of the host's configuration, and `name_or_path` of a published host to start from. If the host may
+            be any vision encoder, `model_type` says which, or `name_or_path` does.
     """
 
     values: dict[str, Any]
@@ -79,12 +83,26 @@ def read_recipe(path: str | Path | None, overrides: Sequence[str] = (), extra: S
     Returns:
         [`Recipe`]: the settings.
     """
-    entries: dict[str, tuple[yaml.Node, str]] = {}
-    if path is not None:
-        file = find_recipe(path)
-        add_entries(entries, compose(file.read_text(encoding="utf-8"), str(file)), str(file))
+    entries = {} if path is None else read_entries(find_recipe(path))
     add_overrides(entries, overrides)
     return cast_entries(entries, extra)
+
+
+def read_entries(file: Path) -> dict[str, tuple[yaml.Node, str]]:
+    """What a recipe says, and below it what its `base` says: another recipe of which it changes a few keys."""
+    entries: dict[str, tuple[yaml.Node, str]] = {}
+    add_entries(entries, compose(file.read_text(encoding="utf-8"), str(file)), str(file))
+    if "base" not in entries:
+        return entries
+    node, where = entries.pop("base")
+    below: dict[str, tuple[yaml.Node, str]] = {}
+    base = find_recipe(str(node.value))
+    add_entries(below, compose(base.read_text(encoding="utf-8"), str(base)), str(base))
+    if "base" in below:
+        raise ValueError(f"{where}: the base {base} has a base itself; name that one.")
+    if "llm_block" in entries and construct(entries["llm_block"][0]) is None:
+        below = {key: entry for key, entry in below.items() if not key.startswith("llm_block.")}
+    return {**below, **entries}
 
 
 def recipe_from_dict(settings: dict[str, Any], overrides: Sequence[str], source: str, extra: Sequence[type]) -> Recipe:
@@ -100,8 +118,8 @@ def find_recipe(path: str | Path) -> Path:
     for candidate in (file, folder / file):
         if candidate.is_file():
             return candidate
-    recipes = [recipe.relative_to(folder) for recipe in folder.glob("*/*.yaml") if recipe.parent.name != "accelerate"]
-    known = sorted(str(recipe) for recipe in recipes)
+    recipes = [recipe for recipe in folder.glob("*/*.yaml") if recipe.parent.name not in NO_RECIPES]
+    known = sorted(str(recipe.relative_to(folder)) for recipe in recipes)
     raise FileNotFoundError(f"There is no recipe {file}. The package has: {', '.join(known)}.")
 
 
@@ -161,9 +179,7 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
     if "model_type" in entries:
         model_type = cast("model_type", valid["model_type"], *entries["model_type"])
     valid |= {f"llm_block.{name}": type_ for name, type_ in own_fields(LLMBlockConfig).items()}
-    valid |= {f"host.{name}": type_ for name, type_ in own_fields(CONFIG_MAPPING[model_type]).items()}
-    valid["host.name_or_path"] = str
-    del valid["host.llm_block"]
+    valid |= {f"host.{name}": type_ for name, type_ in host_fields(model_type, entries).items()}
 
     recipe = Recipe(values={}, llm_block=None, host={})
     for key, (node, where) in entries.items():
@@ -186,6 +202,43 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
         else:
             recipe.values[key] = value
     return recipe
+
+
+def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> dict[str, Any]:
+    """Names and types of the keys of the group `host`: the fields of the host's configuration, and what names it."""
+    keys = {"name_or_path": str}
+    config_class: type | None = CONFIG_MAPPING[model_type]
+    if model_type == "vision_with_llm_block":
+        keys["model_type"] = str
+        config_class = find_host_class(entries)
+    fields = {} if config_class is None else own_fields(config_class)
+    return {**{name: fields[name] for name in fields if name != "llm_block" and not name.startswith("_")}, **keys}
+
+
+def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
+    """The configuration class of the host that the group `host` names; `None` if it only says where a host lies."""
+    if "host.model_type" in entries:
+        host_type = cast("host.model_type", str, *entries["host.model_type"])
+        problem = f"{entries['host.model_type'][1]}: `host.model_type` is {host_type!r}"
+        if host_type not in CONFIG_MAPPING:
+            nearest = get_close_matches(host_type, CONFIG_MAPPING.keys(), n=1, cutoff=0)[0]
+            raise ValueError(f"{problem}, which transformers does not know; the nearest it knows is {nearest!r}.")
+        config_class = CONFIG_MAPPING[host_type]
+        if "vision_config" in config_class.sub_configs:
+            raise ValueError(
+                f"{problem}, a model of more than images. Name its vision encoder, such as 'clip_vision_model'."
+            )
+        return config_class
+    if "host.name_or_path" not in entries:
+        raise ValueError(
+            "model_type is vision_with_llm_block, but `host` does not say which vision encoder. Set host.model_type "
+            "(`--host.model_type dinov2`) to build one, or host.name_or_path (`--host.name_or_path "
+            "facebook/dinov2-small`) to start from a published one."
+        )
+    if [key for key in entries if key.startswith("host.")] == ["host.name_or_path"]:
+        return None  # a recipe without fields to check can be read where the host is not
+    published = AutoConfig.from_pretrained(cast("host.name_or_path", str, *entries["host.name_or_path"]))
+    return type(image_half(published))
 
 
 def construct(node: yaml.Node) -> Any:

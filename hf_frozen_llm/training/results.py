@@ -57,3 +57,9 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def print_facts(facts: dict[str, str]) -> None:
+    """A line for each, in two columns."""
+    width = max(map(len, facts))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))

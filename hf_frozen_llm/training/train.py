@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     AutoModelForImageClassification,
     EvalPrediction,
     PreTrainedModel,
@@ -34,13 +35,16 @@ from hf_frozen_llm.data.images import (
     build_image_processor,
     collate_images,
     find_class_names,
+    find_image_size,
     load_split,
     match_labels,
+    read_published_processor,
     take_samples,
 )
 from hf_frozen_llm.metrics import TopKAccuracy
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from hf_frozen_llm.modeling.vision_host import image_half
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 from hf_frozen_llm.training.checkpoints import find_checkpoints, find_defect, last_complete_checkpoint
 from hf_frozen_llm.training.recipe import Recipe, read_recipe
@@ -64,7 +68,7 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     run_args = recipe.arguments(RunArguments)
     model_args = recipe.arguments(ModelArguments)
     data_args = recipe.arguments(DataArguments)
-    args = build_training_arguments(recipe, run_args, data_args)
+    args = build_training_arguments(recipe, model_args, run_args, data_args)
     llm_block = None if recipe.llm_block is None else LLMBlockConfig(**recipe.llm_block)
     checkpoint = find_checkpoint_to_resume(args, run_args)
 
@@ -84,8 +88,10 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     if checkpoint is not None:
         check_same_model(checkpoint, model)
 
-    processor = build_image_processor(data_args, model.config.image_size, recipe.host.get("name_or_path"))
-    augmentation = build_augmentation(data_args, model.config.image_size)
+    published = read_published_processor(data_args, recipe.host.get("name_or_path"))
+    image_size = find_image_size(data_args, recipe.host, published, model.config.image_size)
+    processor = build_image_processor(data_args, image_size, published)
+    augmentation = build_augmentation(data_args, image_size)
     label_ids = match_labels(data_args, train_split, label2id)
     data_seed = args.seed if args.data_seed is None else args.data_seed
     prepare = ImagePreparer(data_args, data_args.train_split, processor, label_ids, augmentation, data_seed)
@@ -139,7 +145,9 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     return results
 
 
-def build_training_arguments(recipe: Recipe, run_args: RunArguments, data_args: DataArguments) -> TrainingArguments:
+def build_training_arguments(
+    recipe: Recipe, model_args: ModelArguments, run_args: RunArguments, data_args: DataArguments
+) -> TrainingArguments:
     if not recipe.values.get("output_dir"):
         raise ValueError("output_dir is not set; say where the model goes, as in `--output_dir runs/first`.")
     if run_args.base_learning_rate is not None and "learning_rate" in recipe.values:
@@ -152,7 +160,8 @@ def build_training_arguments(recipe: Recipe, run_args: RunArguments, data_args: 
         TrainingArguments,
         data_seed=recipe.values.get("seed", TrainingArguments.seed),
         dataloader_pin_memory=torch.cuda.is_available() and not recipe.values.get("use_cpu", False),
-        ddp_find_unused_parameters=False,
+        # Hosts may hold what a classifier makes no use of: DINOv2's mask token, SigLIP's pooling head.
+        ddp_find_unused_parameters=model_args.model_type == "vision_with_llm_block",
         label_names=["labels"],
         remove_unused_columns=False,
         report_to="none",
@@ -190,28 +199,29 @@ def build_model(
     args: ModelArguments, host: dict[str, Any], llm_block: LLMBlockConfig | None, label2id: dict[str, int]
 ) -> PreTrainedModelWithLLMBlock:
     config_class = CONFIG_MAPPING[args.model_type]
-    host = {
-        **host,
+    is_any_host = args.model_type == "vision_with_llm_block"
+    fields = dict(host)
+    name_or_path, host_type = fields.pop("name_or_path", None), fields.pop("model_type", None)
+    options: dict[str, Any] = {
         "id2label": {index: name for name, index in label2id.items()},
         "label2id": label2id,
         "llm_block": llm_block,
+        **({"pooling": args.pooling} if is_any_host else {}),
     }
-    name_or_path = host.pop("name_or_path", None)
     if name_or_path is None:
-        model = AutoModelForImageClassification.from_config(config_class(**host))
+        if is_any_host:
+            fields = {"vision_config": AutoConfig.for_model(host_type, **fields)}
+        model = AutoModelForImageClassification.from_config(config_class(**fields, **options))
     else:
+        if host_type is not None:
+            published_type = image_half(AutoConfig.from_pretrained(name_or_path)).model_type
+            if host_type != published_type:
+                raise ValueError(
+                    f"host.model_type is {host_type!r}, but host.name_or_path {name_or_path!r} is a {published_type}. "
+                    "Remove host.model_type."
+                )
         model_class: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config_class]
-        # A head for other classes than ours is replaced, and nothing else.
-        model, info = model_class.from_pretrained(
-            name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **host
-        )
-        keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-        unloaded = sorted(key for key in keys if key.startswith(f"{model.base_model_prefix}."))
-        if unloaded:
-            raise ValueError(
-                f"host.name_or_path {name_or_path!r} has no weights for {', '.join(unloaded[:3])} and {len(unloaded)} "
-                "tensors in all, as other fields of `host` ask for sizes that are not its own. Remove them."
-            )
+        model = model_class.from_host_pretrained(name_or_path, dtype=torch.float32, **options, **fields)
     if model.config.num_channels != 3:
         raise ValueError(f"host.num_channels is {model.config.num_channels}; images are read with 3 channels (RGB).")
     return model
@@ -235,17 +245,22 @@ def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock) -> No
             f"{block.llm_name_or_path!r}, layer {block.layer_index}, has {block.fingerprint}."
         )
     config = json.loads(model.config.to_json_string(use_diff=False))
-    pairs = [("host", type(model.config), stored_config, config, {"llm_block"})]
+    host_class, stored_host, host = type(model.config), stored_config, config
+    if "vision_config" in config:
+        host_class = type(model.config.vision_config)
+        stored_host, host = stored_config.get("vision_config"), config["vision_config"]
+    host_names = ["model_type", *sorted(set(own_fields(host_class)) - {"llm_block"})]
+    groups = [("", ["model_type", "pooling"], stored_config, config), ("host.", host_names, stored_host, host)]
     if block is not None:
         # Where the LLM lies and how the model is saved may change; the fingerprint says that the layer is the same.
         free = {"llm_name_or_path", "llm_revision", "llm_config", "fingerprint", "save_weights", "fast"}
-        pairs.append(("llm_block", LLMBlockConfig, stored, config["llm_block"], free))
-    for group, config_class, before, now, free in pairs:
-        for field in sorted(set(own_fields(config_class)) - free):
-            if before.get(field) != now.get(field):
+        groups.append(("llm_block.", sorted(set(own_fields(LLMBlockConfig)) - free), stored, config["llm_block"]))
+    for prefix, names, before, now in groups:
+        for name in names:
+            if before.get(name) != now.get(name):
                 raise ValueError(
-                    f"{checkpoint} was trained with {group}.{field} {before.get(field)!r}, the recipe now says "
-                    f"{now.get(field)!r}. Go on with the same model, or start another run in another output_dir."
+                    f"{checkpoint} was trained with {prefix}{name} {before.get(name)!r}, the recipe now says "
+                    f"{now.get(name)!r}. Go on with the same model, or start another run in another output_dir."
                 )
 
 
@@ -311,8 +326,9 @@ def count_parameters(model: PreTrainedModel) -> dict[str, int]:
 def describe_model(model: PreTrainedModel) -> str:
     numbers = ", ".join(f"{count:,} {name}" for name, count in count_parameters(model).items())
     block = model.config.llm_block
-    if block is None:
-        return f"{type(model).__name__}: parameters: {numbers}; no LLM block"
+    if block is None or block.kind != "llm":
+        instead = "no LLM block" if block is None else f"in the place of the LLM layer: {block.kind}"
+        return f"{type(model).__name__}: parameters: {numbers}; {instead}"
     return (
         f"{type(model).__name__}: parameters: {numbers}; LLM: {block.llm_name_or_path}, layer {block.layer_index}, "
         f"weights {block.weights}, fingerprint {block.fingerprint}"

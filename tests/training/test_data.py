@@ -1,4 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+import json
 import shutil
 
 import datasets
@@ -8,6 +9,9 @@ import torch
 from PIL import Image
 from tiny_runs import CLASSES, make_split, write_image_folder, write_parquet
 from torch.utils.data import DataLoader
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from hf_frozen_llm.data.images import (
     Augmentation,
@@ -17,8 +21,10 @@ from hf_frozen_llm.data.images import (
     build_image_processor,
     collate_images,
     find_class_names,
+    find_image_size,
     load_split,
     match_labels,
+    read_published_processor,
     take_samples,
 )
 from hf_frozen_llm.training.arguments import DataArguments
@@ -234,11 +240,65 @@ def test_stream_repeats_in_a_new_order(parquet):
 
 def test_processor_of_a_published_host_keeps_its_figures(tmp_path):
     build_image_processor(DataArguments("x", image_mean=[0.1, 0.2, 0.3]), 32, None).save_pretrained(tmp_path)
-    processor = build_image_processor(DataArguments("x"), 16, str(tmp_path))
+    args = DataArguments("x")
+    processor = build_image_processor(args, 16, read_published_processor(args, str(tmp_path)))
     assert list(processor.image_mean) == [0.1, 0.2, 0.3]
     assert dict(processor.size)["height"] == 16
     shutil.rmtree(tmp_path)
     assert list(build_image_processor(DataArguments("x"), 16, None).image_mean) == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize(
+    ("published", "size"),
+    [
+        # of DINOv2, CLIP and SigLIP, as transformers writes them
+        (BitImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16}), (16, 16)),
+        (CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}), (16, 16)),
+        (SiglipImageProcessorPil(size={"height": 16, "width": 12}), (16, 12)),
+        # and as older files have them: of ViT, CLIP, BEiT, DINOv3 and one that keeps the aspect ratio
+        ({"size": 16}, (16, 16)),
+        ({"size": 20, "crop_size": 16, "do_center_crop": True}, (16, 16)),
+        ({"size": 20, "crop_size": 16, "do_center_crop": False}, (20, 20)),
+        ({"size": {"height": 16, "width": 16}, "crop_size": None, "do_center_crop": None}, (16, 16)),
+        ({"size": {"shortest_edge": 16}}, (16, 16)),
+        ({}, (40, 40)),
+    ],
+)
+def test_published_processors_of_other_classes(tmp_path, published, size):
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    if isinstance(published, dict):
+        content = {"image_processor_type": "BitImageProcessor", "image_mean": mean, "image_std": std, **published}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    else:
+        mean, std = list(published.image_mean), list(published.image_std)
+        published.save_pretrained(tmp_path)
+    args = DataArguments("x")
+    settings = read_published_processor(args, str(tmp_path))
+    image_size = find_image_size(args, {}, settings, 40)
+    processor = build_image_processor(args, image_size, settings)
+    assert list(processor.image_mean) == mean and list(processor.image_std) == std
+    pixels = processor(Image.new("RGB", (50, 30)), return_tensors="pt")["pixel_values"]
+    assert tuple(pixels.shape[-2:]) == size
+
+    assert find_image_size(args, {"image_size": 32}, settings, 32) == 32
+    assert find_image_size(DataArguments("x", image_size=8), {"image_size": 32}, settings, 32) == 8
+    assert find_image_size(args, {}, None, (16, 24)) == (16, 24)
+
+
+def test_published_host_without_a_processor(tmp_path):
+    with pytest.raises(ValueError, match=r"no image processor .* says image_mean and image_std. Set image_mean and"):
+        read_published_processor(DataArguments("x"), str(tmp_path))
+    args = DataArguments("x", image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    settings = read_published_processor(args, str(tmp_path))
+    assert find_image_size(args, {}, settings, 16) == 16
+    assert list(build_image_processor(args, 16, settings).image_std) == [0.4, 0.5, 0.6]
+    figures = '"image_mean": [127.5, 127.5, 127.5], "image_std": [127.5, 127.5, 127.5]'
+    (tmp_path / "preprocessor_config.json").write_text(f'{{"do_rescale": false, {figures}}}')
+    with pytest.raises(ValueError, match="do_rescale=False, but images are always rescaled"):
+        read_published_processor(DataArguments("x"), str(tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3]}')
+    with pytest.raises(ValueError, match=r"says image_std\. Set"):
+        read_published_processor(DataArguments("x"), str(tmp_path))
 
 
 def test_classes_are_those_of_the_whole_split(tmp_path):

@@ -2,6 +2,7 @@
 import dataclasses
 
 import pytest
+from tiny_hosts import HOSTS
 from transformers import TrainingArguments
 
 from hf_frozen_llm.training.arguments import DataArguments, EvaluationArguments, ModelArguments, RunArguments
@@ -122,6 +123,60 @@ def test_groups_and_overrides(read):
         read(text, "x")
 
 
+ANY_HOST = "model_type: vision_with_llm_block\n"
+
+
+def test_host_is_named_by_its_model_type(read):
+    text = ANY_HOST + "host:\n  model_type: swin\n  depths: [1, 2]\n  mlp_ratio: 2\n"
+    recipe = read(text, "--host.embed_dim", "24", "--pooling", "mean")
+    assert recipe.host == {"model_type": "swin", "depths": [1, 2], "mlp_ratio": 2.0, "embed_dim": 24}
+    assert recipe.arguments(ModelArguments).pooling == "mean"
+    other = read(text, "--host", "null", "--host.model_type", "data2vec-vision", "--host.hidden_size", "8")
+    assert other.host == {"model_type": "data2vec-vision", "hidden_size": 8}
+
+
+@pytest.mark.parametrize("name", ["dinov2", "clip"])
+def test_host_is_named_by_its_checkpoint(read, tmp_path, name):
+    # The configuration is all that is read, and of a CLIP only its image half.
+    HOSTS[name].checkpoint_config().save_pretrained(tmp_path / "host")
+    text = ANY_HOST + f"host:\n  name_or_path: {tmp_path / 'host'}\n"
+    assert read(text, "--host.hidden_act", "relu").host["hidden_act"] == "relu"
+    with pytest.raises(ValueError, match=r"unknown key `host.hiden_act`; the nearest valid key is `host.hidden_act`"):
+        read(text, "--host.hiden_act", "relu")
+    with pytest.raises(ValueError, match=r"`host.num_hidden_layers` must be int, got 'many'"):
+        read(text, "--host.num_hidden_layers", "many")
+    with pytest.raises(ValueError, match=r"unknown key `host._out_features`"):
+        read(text, "--host._out_features", "[]")
+
+
+def test_recipe_of_a_published_host_is_read_without_the_host(read):
+    recipe = read(ANY_HOST + "host:\n  name_or_path: facebook/dinov2-small\n")
+    assert recipe.host == {"name_or_path": "facebook/dinov2-small"}
+    known = read(ANY_HOST, "--host.model_type=dinov2", "--host.name_or_path=a/b", "--host.drop_path_rate=0.1")
+    assert known.host == {"model_type": "dinov2", "name_or_path": "a/b", "drop_path_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ANY_HOST, r"`host` does not say which vision encoder. Set host.model_type .* or host.name_or_path"),
+        (ANY_HOST + "host:\n  hidden_size: 8", r"`host` does not say which vision encoder"),
+        (ANY_HOST + "host:\n  model_type: swim", r"line 5: `host.model_type` is 'swim', .* the nearest .* 'swin'"),
+        (ANY_HOST + "host:\n  model_type: clip", r"line 5: `host.model_type` is 'clip', a model of more than images"),
+        (ANY_HOST + "host: {model_type: swin, hidden_size: 8}", r"unknown key `host.hidden_size`"),
+        (
+            ANY_HOST + "pooling: max\nhost: {model_type: swin}",
+            r"`pooling` must be 'cls' or 'mean' or 'cls_mean' or null, got 'max'",
+        ),
+        ("host: {model_type: swin}", r"unknown key `host.model_type`"),
+        ("model_type: swin", r"`model_type` must be 'vit_with_llm_block' or 'vision_with_llm_block', got 'swin'"),
+    ],
+)
+def test_wrong_hosts_are_refused(read, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(text)
+
+
 def test_arguments_are_checked(read):
     with pytest.raises(ValueError, match="dataset_name is not set"):
         read("", "--dataset_name", "").arguments(DataArguments)
@@ -131,6 +186,10 @@ def test_arguments_are_checked(read):
         read("max_eval_samples: 0").arguments(DataArguments)
     with pytest.raises(ValueError, match="random_crop_scale is"):
         read("random_crop_scale: [1, 0.5]").arguments(DataArguments)
+    with pytest.raises(ValueError, match="image_size is 0"):
+        read("image_size: 0").arguments(DataArguments)
+    with pytest.raises(ValueError, match="pooling is 'mean', but the classifier of a vit_with_llm_block always reads"):
+        read("pooling: mean").arguments(ModelArguments)
 
 
 def test_recipes_of_the_package_are_found_by_name():

@@ -265,7 +265,10 @@ def test_host_of_other_sizes_is_refused(recipe, tmp_path):
     config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
     ViTForImageClassification(config).save_pretrained(tmp_path / "host")
     sizes = ["--host", "null", "--host.name_or_path", str(tmp_path / "host"), "--host.image_size", "16"]
-    with pytest.raises(ValueError, match=r"no weights for vit\.embeddings\.position_embeddings"):
+    with pytest.raises(
+        ValueError,
+        match=r"host has no fitting weights for 1 tensors of the host: vit\.embeddings\.position_embeddings\.",
+    ):
         run(recipe, tmp_path / "out", *sizes)
 
 

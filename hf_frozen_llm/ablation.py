@@ -1,0 +1,240 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""`hf-frozen-llm ablate`: a recipe trained with one thing changed at a time, several seeds of each, side by side."""
+
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from transformers import AutoConfig
+
+import hf_frozen_llm.recipes
+from hf_frozen_llm import LLMBlockConfig
+from hf_frozen_llm.flops import count_flops
+from hf_frozen_llm.quickstart.figures import COLORS, new_figure
+from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
+from hf_frozen_llm.training.recipe import RecipeLoader, read_recipe
+from hf_frozen_llm.training.results import write_json
+
+
+SCORE = "eval_top1"
+
+
+def ablate(
+    recipe: str | Path,
+    over: Sequence[str] = (),
+    variants: str | Path | None = None,
+    seeds: int = 1,
+    output_dir: str | Path = "runs/ablation",
+    overrides: Sequence[str] = (),
+    dry_run: bool = False,
+) -> bool:
+    """
+    Trains every variant with every seed, each run in a process of its own, and writes what came of it.
+
+    Runs that have finished are not run again, and one that was interrupted goes on from its last checkpoint, so the
+    same command completes what an earlier one began.
+
+    Args:
+        recipe (`str` or `Path`):
+            The recipe, as for `hf-frozen-llm train`.
+        over (`Sequence[str]`, *optional*):
+            `field=a,b,c`: one variant for each value; of several fields, for each combination.
+        variants (`str` or `Path`, *optional*):
+            A YAML file that maps names to the fields they override, for variants that differ in several; or the name
+            of one of this package's.
+        seeds (`int`, *optional*, defaults to 1):
+            Seeds 0, 1, … of each variant.
+        output_dir (`str` or `Path`, *optional*, defaults to `"runs/ablation"`):
+            Gets `runs/<variant>/seed<n>`, `ablation.csv` (a row for each run), `ablation.md` (means and standard
+            deviations) and `ablation.png`.
+        overrides (`Sequence[str]`, *optional*):
+            Flags for every run, such as `["--max_steps", "100"]`.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether the commands of the runs are checked and printed alone.
+
+    Returns:
+        `bool`: whether all runs have finished.
+
+    Raises:
+        `ValueError`: for a field or value that the recipe cannot have, before anything is run.
+    """
+    grid = make_grid(over, variants)
+    output_dir = Path(output_dir)
+    runs: list[tuple[str, dict[str, str], int, list[str], Path]] = []
+    for (variant, fields), seed in itertools.product(grid.items(), range(seeds)):
+        folder = output_dir / "runs" / file_name(variant) / f"seed{seed}"
+        flags = [flag for field, value in fields.items() for flag in (f"--{field}", value)]
+        command = ["train", str(recipe), *overrides, *flags, "--seed", str(seed), "--output_dir", str(folder)]
+        check(command, folder)
+        runs.append((variant, fields, seed, command, folder))
+    if dry_run:
+        print("\n".join(shlex.join(["hf-frozen-llm", *command]) for *_, command, _ in runs))
+        return True
+    rows, failed = [], []
+    for number, (variant, fields, seed, command, folder) in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] {variant}, seed {seed}", flush=True)
+        if not run_once(command, folder):
+            failed.append(f"{variant}, seed {seed}: {folder / 'log.txt'}")
+            print(f"    failed, see {folder / 'log.txt'}", flush=True)
+            continue
+        rows.append({"variant": variant, **fields, "seed": seed, **read_results(folder)})
+        print(f"    top-1 {100 * rows[-1][SCORE]:.2f} %", flush=True)
+        write_report(rows, output_dir, str(recipe))
+    if failed:
+        print("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *failed]), flush=True)
+    return not failed
+
+
+def make_grid(over: Sequence[str], variants: str | Path | None) -> dict[str, dict[str, str]]:
+    """From the name of each variant to the fields that it overrides."""
+    axes: list[dict[str, dict[str, str]]] = []
+    if variants is not None:
+        axes.append(read_variants(variants))
+    for text in over:
+        field, equals, values = text.partition("=")
+        if not equals or not field or not values:
+            raise ValueError(f"--over takes FIELD=a,b,c, got {text!r}.")
+        source = f"[{values}]"
+        node: Any = yaml.compose(source, Loader=RecipeLoader)
+        texts = [source[part.start_mark.index : part.end_mark.index] for part in node.value]
+        axes.append({f"{field}={value}": {field: value} for value in texts})
+    if not axes:
+        raise ValueError("Nothing to vary: give --over FIELD=a,b,c or --variants FILE.")
+    return {
+        ", ".join(name for name, _ in chosen): {name: value for _, fields in chosen for name, value in fields.items()}
+        for chosen in itertools.product(*(axis.items() for axis in axes))
+    }
+
+
+def read_variants(path: str | Path) -> dict[str, dict[str, str]]:
+    file = Path(path)
+    packaged = Path(hf_frozen_llm.recipes.__file__).parent / "variants" / file
+    file = file if file.is_file() else packaged
+    if not file.is_file():
+        known = sorted(found.name for found in packaged.parent.glob("*.yaml"))
+        raise FileNotFoundError(f"There is no file of variants {path}. The package has: {', '.join(known)}.")
+    loaded = yaml.load(file.read_text(encoding="utf-8"), Loader=RecipeLoader)
+    if not isinstance(loaded, dict) or not all(isinstance(fields, (dict, type(None))) for fields in loaded.values()):
+        raise ValueError(f"{file} must map the name of each variant to the fields that it overrides.")
+    return {
+        str(name): {field: json.dumps(value) for field, value in (fields or {}).items()}
+        for name, fields in loaded.items()
+    }
+
+
+def file_name(variant: str) -> str:
+    return "".join(c if c.isalnum() or c in "=-._" else "_" for c in variant)
+
+
+def check(command: list[str], folder: Path) -> None:
+    """Refuses, before anything is run, what the recipe cannot have, and a folder of another command."""
+    recipe = read_recipe(command[1], command[2:])
+    for arguments in (ModelArguments, DataArguments, RunArguments):
+        recipe.arguments(arguments)
+    if recipe.llm_block is not None:
+        LLMBlockConfig(**recipe.llm_block)
+    if recipe.values.get("eval_split") is None:
+        raise ValueError(f"{command[1]} has no eval_split to compare variants on.")
+    settings = folder / "command.json"
+    if settings.is_file() and (earlier := json.loads(settings.read_text(encoding="utf-8"))["command"]) != command:
+        raise ValueError(f"{folder} is of another command, {' '.join(earlier)}. Choose another output_dir.")
+
+
+def run_once(command: list[str], folder: Path) -> bool:
+    """Trains unless it has been done; whether there are results now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "command.json", {"command": command})
+    if (folder / "results.json").is_file():
+        return True
+    # It starts anew where no checkpoint is complete.
+    full = [sys.executable, "-m", "hf_frozen_llm", *command, "--resume", "true"]
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        return subprocess.run(full, stdout=log, stderr=log).returncode == 0
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    fields = dict(results["config"])
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    recipe = results["recipe"]
+    batch_size = recipe.get("per_device_train_batch_size", 8)
+    forward, step = count_flops(config, batch_size, recipe["freeze_host"])
+    return {
+        **{name: value for name, value in results["metrics"].items() if name.startswith("eval_top")},
+        "eval_loss": results["metrics"]["eval_loss"],
+        "train_loss": results["metrics"]["train_loss"],
+        **{f"{name}_parameters": count for name, count in results["parameters"].items()},
+        "forward_mflop": forward / 1e6,
+        "step_mflop": step / 1e6,
+        "train_seconds": results["train_time_seconds"],
+        "device": results["device"],
+    }
+
+
+def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str) -> None:
+    """`ablation.csv`, `ablation.md` and `ablation.png` of the runs so far."""
+    runs = pd.DataFrame(rows)
+    runs.to_csv(output_dir / "ablation.csv", index=False)
+    groups = runs.groupby("variant", sort=False)
+    lines = [
+        f"# {recipe}: an ablation",
+        "",
+        "| variant | top-1 %, mean ± standard deviation | seeds | trained parameters | frozen | MFLOP forward | "
+        "MFLOP training step | training s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for variant, of_variant in groups:
+        first = of_variant.iloc[0]
+        score = f"{100 * of_variant[SCORE].mean():.2f}"
+        if len(of_variant) > 1:
+            score += f" ± {100 * of_variant[SCORE].std():.2f}"
+        cells = [
+            str(variant),
+            score,
+            str(len(of_variant)),
+            f"{first['trainable_parameters']:,}",
+            f"{first['frozen_parameters']:,}",
+            f"{first['forward_mflop']:,.1f}",
+            f"{first['step_mflop']:,.1f}",
+            f"{of_variant['train_seconds'].mean():.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    device = ", ".join(sorted(runs["device"].unique()))
+    lines += [
+        "",
+        "FLOPs are for one image, of matrix products, as the model runs: a trained layer runs without the fast path. "
+        f"Standard deviations are over seeds (n - 1). Device: {device}.",
+    ]
+    (output_dir / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw(output_dir / "ablation.png", runs, recipe)
+
+
+def draw(path: Path, runs: pd.DataFrame, recipe: str) -> None:
+    """Accuracy of each variant: every run a point, the mean and its standard deviation; what it costs beside it."""
+    groups = list(runs.groupby("variant", sort=False))
+    figure = new_figure(10.5, 1.5 + 0.45 * len(groups))
+    axis = figure.subplots()
+    names = []
+    for place, (variant, of_variant) in enumerate(groups):
+        scores = 100 * of_variant[SCORE]
+        axis.plot(scores, [place] * len(scores), "o", color=COLORS[0], alpha=0.35, markersize=5)
+        spread = scores.std() if len(scores) > 1 else 0.0
+        axis.errorbar(scores.mean(), place, xerr=spread, fmt="s", color=COLORS[0], capsize=4, markersize=6)
+        first = of_variant.iloc[0]
+        trained = first["trainable_parameters"] / 1e6
+        names.append(f"{variant}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP")
+    axis.set_yticks(range(len(groups)), names, fontsize=9)
+    axis.set_ylim(len(groups) - 0.5, -0.5)
+    axis.set_xlabel("top-1 accuracy (%): runs, mean and standard deviation over seeds")
+    axis.set_title(recipe, fontsize=11)
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)

@@ -1,0 +1,100 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""`hf-frozen-llm info`: what is in a checkpoint, without loading it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, get_safetensors_metadata, metadata_load
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from hf_frozen_llm.flops import build_on_meta, count_flops
+from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMixin
+from hf_frozen_llm.training.train import count_parameters
+
+
+UNKNOWN = "unknown"
+
+
+def describe_checkpoint(name_or_path: str) -> dict[str, str]:
+    """
+    What is in a checkpoint of this package; of its weights, the names alone are read.
+
+    Args:
+        name_or_path (`str`): folder or Hub id.
+
+    Returns:
+        `dict[str, str]`: by what it is: model, host, LLM, its licence, layer, whether it is included, fingerprint,
+            parameters and FLOPs.
+
+    Raises:
+        `OSError`: if there is no such checkpoint.
+        `ValueError`: if it is not one of this package.
+    """
+    config: Any = AutoConfig.from_pretrained(name_or_path)
+    if not isinstance(config, WithLLMBlockConfigMixin):
+        raise ValueError(
+            f"{name_or_path} is a {config.model_type}, no model with an LLM block. Folders of `hf-frozen-llm train` "
+            "and of save_pretrained are."
+        )
+    model = build_on_meta(config)
+    host = getattr(config, "vision_config", config)
+    architecture = (config.architectures or [type(model).__name__])[0]
+    facts = {
+        "model": f"{architecture} ({config.model_type}), {config.num_labels} labels",
+        "host": ", ".join(
+            f"{name} {getattr(host, name)}"
+            for name in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "image_size")
+            if hasattr(host, name)
+        ),
+    }
+    block: Any = config.llm_block
+    if block is None:
+        facts["LLM block"] = "none, the plain host"
+    else:
+        place = "after the last layer" if block.position == -1 else f"after {block.position} layers"
+        facts["LLM block"] = f"kind {block.kind}, {place} of the host"
+        facts["LLM"] = f"{block.llm_name_or_path} at revision {block.llm_revision or UNKNOWN}"
+        facts["licence of the LLM"] = find_licence(block.llm_name_or_path)
+        if block.kind == "llm":
+            text_config = block.llm_config.get_text_config(decoder=True)
+            facts["layer"] = (
+                f"{block.layer_index} of {text_config.num_hidden_layers} ({block.llm_config.model_type}, width "
+                f"{text_config.hidden_size}), weights {block.weights}, {'trained' if block.trainable else 'frozen'}"
+            )
+            is_included = any(".llm_layers." in f".{name}" for name in weight_names(name_or_path))
+            facts["layer's weights"] = "included" if is_included else "left out, loading reads them from the LLM again"
+            facts["fingerprint"] = block.fingerprint or "none, the layer is not (or no longer) that of the LLM"
+    facts["parameters"] = ", ".join(f"{count:,} {name}" for name, count in count_parameters(model).items())
+    forward, step = count_flops(config, batch_size=64)
+    facts["GFLOP for one input"] = f"{forward / 1e9:,.3f} forward, {step / 1e9:,.3f} in a training step of 64"
+    return facts
+
+
+def weight_names(name_or_path: str) -> list[str]:
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return list(get_safetensors_metadata(name_or_path).weight_map)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return list(file.keys())
+
+
+def find_licence(llm: str | None) -> str:
+    """What the LLM's model card says; `"unknown"` where there is none, or the Hub cannot be asked."""
+    if llm is None:
+        return UNKNOWN
+    path = Path(llm)
+    try:
+        if path.exists():
+            card = (path if path.is_dir() else path.parent) / "README.md"
+            metadata = (metadata_load(card) if card.is_file() else None) or {}
+        else:
+            metadata = ModelCard.load(llm).data.to_dict()
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError):
+        return f"{UNKNOWN}: its model card cannot be read"
+    return metadata.get("license_name") or metadata.get("license") or UNKNOWN

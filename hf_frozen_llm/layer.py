@@ -1,0 +1,106 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""`hf-frozen-llm layer`: what a language model offers, and one layer of it as a small folder of its own."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from hf_frozen_llm.info import UNKNOWN, find_licence
+from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint, load_llm_config
+from hf_frozen_llm.modeling.llm_conversion import find_renamed_keys
+from hf_frozen_llm.modeling.llm_layer import LLMLayers, build_llm_layers
+
+
+def describe_llm(name_or_path: str, layer_index: int = -1, revision: str | None = None) -> dict[str, str]:
+    """
+    What a language model offers. Of its weights, headers alone are read, and of a `.bin` file its names and shapes.
+
+    Args:
+        name_or_path (`str`): Hub id, folder or `.gguf` file, as `llm_block.llm_name_or_path`.
+        layer_index (`int`, *optional*, defaults to -1): the layer whose parameters and bytes are counted.
+        revision (`str`, *optional*): branch, tag or commit.
+
+    Returns:
+        `dict[str, str]`: by what it is: family, layers, hidden size, the layer's parameters, bytes and types, licence.
+
+    Raises:
+        `OSError`: if it cannot be reached or holds no weights.
+        `ValueError`: if its layers cannot be taken.
+    """
+    config, commit = load_llm_config(name_or_path, revision, {})
+    built = build_llm_layers(config, layer_index, torch.float32)
+    with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
+        keys = find_keys(checkpoint, built, built.layer_path(built.indices[0]), built.layers[0])
+        sizes = [checkpoint.size_of(key) for key in keys.values()]
+    num_layers, parameters = built.config.num_hidden_layers, sum(p.numel() for p in built.layers.parameters())
+    return {
+        "language model": f"{name_or_path} at revision {commit or UNKNOWN}",
+        "family": config.model_type,
+        "layers": f"{num_layers}, layer_index 0 to {num_layers - 1}",
+        "hidden size": str(built.config.hidden_size),
+        f"layer {built.indices[0]}": f"{parameters:,} parameters in {sum(size for size, _ in sizes):,} bytes",
+        "stored as": ", ".join(sorted({kind for _, kind in sizes})),
+        "licence": find_licence(name_or_path),
+    }
+
+
+def extract_layers(
+    name_or_path: str, layer_index: Sequence[int], output: str | Path, revision: str | None = None
+) -> None:
+    """
+    Writes layers of a language model, and its final norm, into a folder that is accepted in its place: its whole
+    configuration, and these tensors by their published names, as they are stored (out of a GGUF file: in float32).
+
+    Args:
+        name_or_path (`str`): Hub id, folder or `.gguf` file.
+        layer_index (`Sequence[int]`): the layers, negative from the end.
+        output (`str` or `Path`): a new or empty folder.
+        revision (`str`, *optional*): branch, tag or commit.
+
+    Raises:
+        `FileExistsError`: if the folder is not empty.
+        `OSError`, `ValueError`: as [`describe_llm`].
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists already; extract into a new or empty folder.")
+    config, commit = load_llm_config(name_or_path, revision, {})
+    built = build_llm_layers(config, list(layer_index), torch.float32)
+    modules: list[tuple[str, Any]] = [
+        (built.layer_path(index), layer) for index, layer in zip(built.indices, built.layers)
+    ]
+    if built.final_norm is not None and built.final_norm.state_dict():
+        modules.append((str(built.final_norm_path), built.final_norm))
+    with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
+        keys = [key for path, module in modules for key in find_keys(checkpoint, built, path, module).values()]
+        checkpoint.prefetch(keys)
+        tensors = {key: checkpoint.read(key).contiguous() for key in keys}
+    licence = find_licence(name_or_path)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+        folder = Path(temporary, "layers")
+        folder.mkdir()
+        config.save_pretrained(folder)
+        save_file(tensors, Path(folder, "model.safetensors"), metadata={"format": "pt"})
+        card = f"license: {licence}\n" if not licence.startswith(UNKNOWN) else ""
+        layers = ", ".join(map(str, built.indices))
+        Path(folder, "README.md").write_text(
+            f"---\n{card}base_model: {name_or_path}\n---\n\nLayers {layers} and the final norm of {name_or_path} "
+            f"(revision {commit or UNKNOWN}), for `llm_block.llm_name_or_path` of hf_frozen_llm. The licence of the "
+            "language model applies.\n",
+            encoding="utf-8",
+        )
+        folder.replace(output)
+
+
+def find_keys(checkpoint: LLMCheckpoint, built: LLMLayers, path: str, module: torch.nn.Module) -> dict[str, str]:
+    """From names below the module's path to keys of the checkpoint."""
+    keys = checkpoint.keys_under(path, set(module.state_dict()), built.llm.base_model_prefix)
+    keys = keys or find_renamed_keys(built.llm, path, checkpoint.keys())
+    if not keys:
+        raise ValueError(f"{checkpoint.name_or_path} holds no tensors of {path}: the checkpoint lacks that layer.")
+    return keys
