@@ -238,6 +238,8 @@ def rotary_embeddings(rotary: nn.Module | None, config: PreTrainedConfig, index:
         if config.rope_parameters.get(config.layer_types[index], {}) is None:
             return None  # a layer without positions among layers with them
     positions = torch.arange(num_positions, device="cpu")[None]
+    if hasattr(rotary, "mrope_section"):
+        positions = positions.expand(3, 1, -1)  # time, height and width, equal for the tokens of a text
     return rotary(torch.zeros(1, num_positions, config.hidden_size, device="cpu"), positions, **kwargs)
 
 

@@ -68,6 +68,8 @@ def count_in_table(request, family, column):
 @pytest.mark.family_table("loads")
 @every_family
 def test_checkpoint_loads(family, block_of, tmp_path, request):
+    if family == "dbrx" and transformers.__version__ == "5.17.0":
+        pytest.skip("this transformers cannot read a DbrxConfig again once it is part of another configuration")
     llm, block = block_of(family)
     taken, refusals = layers_of(family)
     for layer, index in zip(block.llm_layers, taken):
