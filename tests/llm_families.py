@@ -37,7 +37,7 @@ SIZES = {
 SIZE_OF = {name: size for size, names in SIZES.items() for name in names.split()}
 
 # The lowest transformers has no defaults for the parts of a composed model.
-COMPOSED = {"text_encoder": T5Config(), "audio_encoder": EncodecConfig()}
+COMPOSED = {"text_encoder": T5Config(), "audio_encoder": EncodecConfig(), "decoder": {}}
 
 # what more a family needs, where its own rules or defaults do not fit those sizes
 EXTRA = {
