@@ -61,4 +61,5 @@ style: $(VENV)/.installed-dev  ## fix what the linters can fix
 bench: $(VENV)/.installed-dev  ## the measured claims; the block's take half an hour on two cores
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/hub_loading.py
 	$(BIN)/python benchmarks/block.py --output benchmarks/results/block

@@ -165,7 +165,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     recipe = results["recipe"]
     batch_size = recipe.get("per_device_train_batch_size", 8)
-    forward, step = count_flops(config, batch_size, recipe["freeze_host"])
+    forward, step = count_flops(config, batch_size, recipe["freeze_host"], recipe["lora"])
     return {
         **{name: value for name, value in results["metrics"].items() if name.startswith("eval_top")},
         "eval_loss": results["metrics"]["eval_loss"],

@@ -13,6 +13,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_frozen_llm.training.lora import add_lora
+
 
 def build_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
     """The classifier of a configuration without its weights."""
@@ -33,7 +35,9 @@ def make_inputs(config: Any, batch_size: int) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.empty(batch_size, *frames, config.num_channels, *size, device="meta")}
 
 
-def count_flops(config: PreTrainedConfig, batch_size: int, freeze_host: bool = False) -> tuple[float, float]:
+def count_flops(
+    config: PreTrainedConfig, batch_size: int, freeze_host: bool = False, lora: dict[str, Any] | None = None
+) -> tuple[float, float]:
     """
     Floating point operations of a classifier for one input: of a forward in evaluation, and of a training step.
 
@@ -41,6 +45,7 @@ def count_flops(config: PreTrainedConfig, batch_size: int, freeze_host: bool = F
         config (`PreTrainedConfig`): of a model with an LLM block.
         batch_size (`int`): inputs of a step. What is computed once in a step is shared among them.
         freeze_host (`bool`, *optional*, defaults to `False`): whether the host is not trained.
+        lora (`dict[str, Any]`, *optional*): fields of `peft.LoraConfig`, if the LLM layers are trained by LoRA.
 
     Returns:
         `tuple[float, float]`: both counts, a multiplication and an addition being two.
@@ -52,6 +57,9 @@ def count_flops(config: PreTrainedConfig, batch_size: int, freeze_host: bool = F
         model.freeze_host()
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         model.eval()(**inputs)
+    if lora is not None:
+        with torch.device("meta"):
+            add_lora(model, lora)
     with FlopCounterMode(display=False) as step:
         model.train()(**inputs, labels=labels).loss.backward()
     return forward.get_total_flops() / batch_size, step.get_total_flops() / batch_size

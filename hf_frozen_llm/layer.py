@@ -76,14 +76,17 @@ def extract_layers(
     if built.final_norm is not None and built.final_norm.state_dict():
         modules.append((str(built.final_norm_path), built.final_norm))
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
-        keys = [key for path, module in modules for key in find_keys(checkpoint, built, path, module).values()]
-        checkpoint.prefetch(keys)
-        tensors = {key: checkpoint.read(key).contiguous() for key in keys}
+        tensors = {}
+        for path, module in modules:  # each as a model would read it, so that both find it in the cache
+            keys = list(find_keys(checkpoint, built, path, module).values())
+            checkpoint.prefetch(keys)
+            tensors.update({key: checkpoint.read(key).contiguous() for key in keys})
     licence = find_licence(name_or_path)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
         folder = Path(temporary, "layers")
         folder.mkdir()
+        vars(config).pop("quantization_config", None)  # tensors are dequantised when they are read
         config.save_pretrained(folder)
         save_file(tensors, Path(folder, "model.safetensors"), metadata={"format": "pt"})
         card = f"license: {licence}\n" if not licence.startswith(UNKNOWN) else ""

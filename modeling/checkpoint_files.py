@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib.metadata import version
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils import is_gguf_available
 
 
@@ -19,7 +20,6 @@ if is_gguf_available():
     import gguf
 
 
-# Not the 8-bit float types: those tensors mean nothing without the scales of the quantisation they come from.
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -31,10 +31,29 @@ SAFETENSORS_DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
 
-# Architectures whose GGUF tensors are those of the transformers layer, up to the row order of q and k in "llama".
-GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "stablelm", "starcoder2")
+# LLaMA and its like, as far as transformers reads their configuration.
+GGUF_ARCHITECTURES = (
+    "llama",
+    "qwen2",
+    "qwen2moe",
+    "qwen3",
+    "qwen3moe",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "stablelm",
+    "starcoder2",
+    "nemotron",
+)
+# llama.cpp adds the one of these norms' `1 + weight`.
+_GGUF_NORMS_PLUS_ONE = ("gemma2", "gemma3", "nemotron")
+
+# Blocks of values that share a scale; DeepSeek-V3's, which others have taken over.
+FP8_BLOCK = 128
 
 # struct codes and sizes of the value types of GGUF metadata; 8 is a string and 9 an array
 # (specification: github.com/ggml-org/ggml, docs/gguf.md).
@@ -105,10 +124,10 @@ class SafetensorsFile:
         begin, end = self.header[key]["data_offsets"]
         return end - begin, self.header[key]["dtype"]
 
-    def byte_range(self, key: str) -> tuple[int, int]:
+    def byte_ranges(self, key: str) -> list[tuple[int, int]]:
         """Where a tensor lies in the file: its first byte and the one after its last."""
         begin, end = self.header[key]["data_offsets"]
-        return self.data_start + begin, self.data_start + end
+        return [(self.data_start + begin, self.data_start + end)]
 
     def read(self, key: str) -> torch.Tensor:
         entry = self.header[key]
@@ -251,27 +270,47 @@ class GGUFFile:
         architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
         return gguf.get_tensor_name_map(architecture, self.metadata[f"{self.architecture}.block_count"])
 
-    def _name_of(self, key: str) -> str | None:
-        """The GGUF name of a tensor that transformers calls `key`."""
-        name = self._names.get_name(key, try_suffixes=(".weight", ".bias"))
-        return name if name in self.tensors else None
+    def _stored(self, key: str) -> list[tuple[list[int], int, int]]:
+        """Shape, type and place of what makes up the tensor that transformers calls `key`; two for fused experts."""
+        parts = [key.replace("gate_up_proj", name) for name in ("gate_proj", "up_proj")]
+        names = [
+            self._names.get_name(part, try_suffixes=(".weight", ".bias"))
+            for part in (parts if key.endswith(".experts.gate_up_proj") else [key])
+        ]
+        if ".experts." in key:
+            names = [f"{name}.weight" for name in names]
+        return [self.tensors[name] for name in names if name in self.tensors]
 
     def has(self, key: str) -> bool:
-        return self._name_of(key) is not None
+        return len(self._stored(key)) == (2 if key.endswith(".experts.gate_up_proj") else 1)
 
     def size_of(self, key: str) -> tuple[int, str]:
         """A tensor's bytes and the type it is stored in."""
-        shape, kind, _ = self.tensors[self._name_of(key)]
-        return self._num_bytes(key, shape, kind), gguf.GGMLQuantizationType(kind).name
+        stored = self._stored(key)
+        kinds = sorted({gguf.GGMLQuantizationType(kind).name for _, kind, _ in stored})
+        return sum(self._num_bytes(key, shape, kind) for shape, kind, _ in stored), ", ".join(kinds)
 
-    def byte_range(self, key: str) -> tuple[int, int]:
+    def byte_ranges(self, key: str) -> list[tuple[int, int]]:
         """Where a tensor lies in the file: its first byte and the one after its last."""
-        shape, kind, offset = self.tensors[self._name_of(key)]
-        begin = self.data_start + offset
-        return begin, begin + self._num_bytes(key, shape, kind)
+        begins = [(self.data_start + offset, shape, kind) for shape, kind, offset in self._stored(key)]
+        return [(begin, begin + self._num_bytes(key, shape, kind)) for begin, shape, kind in begins]
 
     def read(self, key: str) -> torch.Tensor:
-        shape, kind, offset = self.tensors[self._name_of(key)]
+        parts = [self._read(key, *stored) for stored in self._stored(key)]
+        tensor = torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
+        shape = tensor.shape
+        projection = re.search(r"\.([qk])_proj\.", key)
+        if self.architecture == "llama" and projection:
+            # llama.cpp interleaves the two halves of every rotary head; undo it.
+            heads = "head_count" if projection[1] == "q" else "head_count_kv"
+            num_heads = self.metadata.get(f"llama.attention.{heads}", self.metadata["llama.attention.head_count"])
+            tensor = tensor.reshape(num_heads, shape[0] // num_heads // 2, 2, *shape[1:]).swapaxes(1, 2)
+            tensor = tensor.reshape(shape).contiguous()
+        if self.architecture in _GGUF_NORMS_PLUS_ONE and key.endswith("norm.weight"):
+            tensor = tensor - 1
+        return tensor[None] if key.endswith("shared_expert_gate.weight") else tensor
+
+    def _read(self, key: str, shape: list[int], kind: int, offset: int) -> torch.Tensor:
         data = self.file.read(self.data_start + offset, self._num_bytes(key, shape, kind))
         raw = torch.frombuffer(data, dtype=torch.uint8).numpy()
         if kind == gguf.GGMLQuantizationType.F32:
@@ -288,15 +327,41 @@ class GGUFFile:
                     f"{self.file.path} stores {key} as {kind.name}, which gguf {version('gguf')} cannot dequantise. "
                     "Use another quantisation of this language model, or its safetensors repository."
                 ) from error
-        tensor = tensor.reshape(shape)
-        projection = re.search(r"\.([qk])_proj\.", key)
-        if self.architecture == "llama" and projection:
-            # llama.cpp interleaves the two halves of every rotary head; undo it.
-            heads = "head_count" if projection[1] == "q" else "head_count_kv"
-            num_heads = self.metadata.get(f"llama.attention.{heads}", self.metadata["llama.attention.head_count"])
-            tensor = tensor.reshape(num_heads, shape[0] // num_heads // 2, 2, *shape[1:]).swapaxes(1, 2)
-            tensor = tensor.reshape(shape).contiguous()
-        return tensor
+        return tensor.reshape(shape)
 
     def close(self):
         self.file.close()
+
+
+def check_quantization(config: PreTrainedConfig) -> None:
+    """
+    Refuses a language model in a quantisation that cannot be read.
+
+    Raises:
+        `ValueError`: for any but fp8 with blocks of 128 x 128 or a scale for each matrix, and MXFP4.
+    """
+    quantization = getattr(config, "quantization_config", None) or {}
+    if not isinstance(quantization, dict):
+        quantization = quantization.to_dict()
+    method = quantization.get("quant_method", "an unknown method")
+    block_size = quantization.get("weight_block_size") or [FP8_BLOCK] * 2
+    if quantization and (method not in ("fp8", "mxfp4") or list(block_size) != [FP8_BLOCK] * 2):
+        raise ValueError(
+            f"This {config.model_type} checkpoint is quantised by {method} (quantization_config of its config.json); "
+            f"readable are fp8 with blocks of {FP8_BLOCK} x {FP8_BLOCK}, MXFP4, and GGUF files. Use the unquantised "
+            "checkpoint of this language model."
+        )
+
+
+def dequantize_fp8(values: torch.Tensor, scales: torch.Tensor, name: str) -> torch.Tensor:
+    """Values with a scale for each block of 128 x 128, as DeepSeek-V3 has them, or one for all (Mistral)."""
+    if scales.numel() == 1:
+        return values.float() * scales.float()
+    *_, rows, columns = values.shape
+    if scales.shape != (*values.shape[:-2], -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)):
+        raise ValueError(
+            f"{name} has the shape {tuple(values.shape)}, and its scales {tuple(scales.shape)} are not of blocks of "
+            f"{FP8_BLOCK} x {FP8_BLOCK}. Use the unquantised checkpoint of this language model."
+        )
+    scales = scales.float().repeat_interleave(FP8_BLOCK, dim=-2)[..., :rows, :]
+    return values.float() * scales.repeat_interleave(FP8_BLOCK, dim=-1)[..., :columns]

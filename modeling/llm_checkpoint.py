@@ -11,9 +11,10 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.utils import cached_file, extract_commit_hash, logging
 
-from .checkpoint_files import GGUFFile, LocalFile, PickleFile, SafetensorsFile
+from .checkpoint_files import GGUFFile, LocalFile, PickleFile, SafetensorsFile, dequantize_fp8
 from .hub_ranges import HubFile, RangesIgnored, is_offline, repository_folder
 
 
@@ -52,6 +53,8 @@ class LLMCheckpoint:
         self.hub_kwargs = hub_kwargs or {}
         self._files: dict[str, SafetensorsFile | PickleFile] = {}
         self._gguf: GGUFFile | None = None
+        # From each tensor to what is stored of it: itself, or its quantised values and their scales.
+        self._stored: dict[str, list[str]] = {}
         if name_or_path.endswith(".gguf"):
             self._gguf = GGUFFile(open_gguf_file(name_or_path, revision, self.hub_kwargs)[0])
             return
@@ -73,6 +76,14 @@ class LLMCheckpoint:
                 f"{name_or_path} holds no language model weights: it has none of {WEIGHT_FILES}"
                 + (", or offline, none of them in the cache." if self._on_hub else ".")
             )
+        for key in self.weight_map:
+            name = key.removesuffix("_blocks")
+            if name != key and f"{name}_scales" in self.weight_map:
+                self._stored[name] = [key, f"{name}_scales"]  # MXFP4
+            elif f"{key}_scale_inv" in self.weight_map:
+                self._stored[key] = [key, f"{key}_scale_inv"]  # fp8
+            elif not (key.endswith("_scale_inv") or f"{key.removesuffix('_scales')}_blocks" in self.weight_map):
+                self._stored[key] = [key]
 
     def _find(self, name: str, required: bool) -> str | None:
         path = cached_file(
@@ -120,10 +131,10 @@ class LLMCheckpoint:
     def prefetch(self, keys: list[str]) -> None:
         """Brings the bytes of these tensors from the Hub in few requests; without it, `read` asks for each alone."""
         ranges: dict[int, tuple[HubFile, list[tuple[int, int]]]] = {}
-        for key in keys:
-            opened = self._file_of(key)
+        for part in [part for key in keys for part in self._stored.get(key, [key])]:
+            opened = self._file_of(part)
             if not isinstance(opened, PickleFile) and isinstance(opened.file, HubFile):
-                ranges.setdefault(id(opened), (opened.file, []))[1].append(opened.byte_range(key))
+                ranges.setdefault(id(opened), (opened.file, []))[1].extend(opened.byte_ranges(part))
         for file, wanted in ranges.values():
             file.prefetch(wanted)
 
@@ -163,23 +174,37 @@ class LLMCheckpoint:
 
     def keys(self) -> list[str]:
         """All keys of the checkpoint; none of a GGUF file, whose tensors have other names."""
-        return [] if self._gguf is not None else list(self.weight_map)
+        return list(self._stored)
 
     def _modules_that_end_in(self, path: str) -> dict[str, dict[str, str]]:
         pattern = re.compile(rf"^((?:.*\.)?){re.escape(path)}\.(.+)$")
         found: dict[str, dict[str, str]] = {}
-        for key in self.weight_map:
+        for key in self._stored:
             if match := pattern.match(key):
                 found.setdefault(match[1], {})[match[2]] = key
         return found
 
     def size_of(self, key: str) -> tuple[int, str]:
         """A tensor's bytes and the type it is stored in."""
-        return self._file_of(key).size_of(key)
+        sizes = [self._file_of(part).size_of(part) for part in self._stored.get(key, [key])]
+        return sum(size for size, _ in sizes), "MXFP4" if self._is_mxfp4(key) else sizes[0][1]
+
+    def _is_mxfp4(self, key: str) -> bool:
+        return self._stored.get(key, [key])[0] == f"{key}_blocks"
 
     def read(self, key: str) -> torch.Tensor:
-        """One tensor, as stored (a GGUF tensor: dequantised to float32)."""
-        return self._file_of(key).read(key)
+        """One tensor, as stored; a quantised one (GGUF, fp8, MXFP4) dequantised."""
+        parts = [self._file_of(part).read(part) for part in self._stored.get(key, [key])]
+        if self._is_mxfp4(key):
+            return convert_moe_packed_tensors(*parts)  # to bfloat16, exactly
+        if len(parts) == 2:
+            return dequantize_fp8(parts[0], parts[1], f"{self.name_or_path}: {key}")
+        if parts[0].dtype.itemsize == 1 and parts[0].is_floating_point():
+            raise ValueError(
+                f"{self.name_or_path} stores {key} as {parts[0].dtype} without the scales `{key}_scale_inv`, which "
+                "cannot be read. Use the unquantised checkpoint of this language model."
+            )
+        return parts[0]
 
     @property
     def bytes_read(self) -> int:
@@ -271,6 +296,22 @@ def open_gguf_file(name_or_path: str, revision: str | None, hub_kwargs: dict) ->
     return open_hub_file(repo_id, filename, commit, hub_kwargs), commit
 
 
+def _read_gguf_config(folder: str, name: str, file: GGUFFile) -> PreTrainedConfig:
+    """transformers' reading of a GGUF file's configuration, and what it leaves at the defaults."""
+    config = AutoConfig.from_pretrained(folder, gguf_file=name)
+    for ours, theirs in (
+        ("moe_intermediate_size", "expert_feed_forward_length"),
+        ("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+    ):
+        if f"{file.architecture}.{theirs}" in file.metadata:
+            setattr(config, ours, file.metadata[f"{file.architecture}.{theirs}"])
+    if file.architecture in ("gemma2", "gemma3"):
+        # llama.cpp (src/models/gemma2.cpp, gemma3.cpp) knows the 27B models, scaled otherwise, by their depth.
+        is_27b = config.num_hidden_layers == {"gemma2": 46, "gemma3": 62}[file.architecture]
+        config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
+    return config
+
+
 def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -> tuple[PreTrainedConfig, str | None]:
     """
     The configuration of a language model and the commit it was read at (`None` for local files).
@@ -285,13 +326,13 @@ def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -
         try:
             if isinstance(file, LocalFile):
                 folder, name = os.path.split(os.path.abspath(file.path))
-                return AutoConfig.from_pretrained(folder, gguf_file=name), commit
+                return _read_gguf_config(folder, name, gguf_file), commit
             with tempfile.TemporaryDirectory() as folder:
                 # transformers reads the header of a whole file: one whose tensors are holes.
                 with open(os.path.join(folder, "header.gguf"), "wb") as header:
                     header.write(file.read(0, gguf_file.data_start))
                     header.truncate(file.size)
-                return AutoConfig.from_pretrained(folder, gguf_file="header.gguf"), commit
+                return _read_gguf_config(folder, "header.gguf", gguf_file), commit
         finally:
             gguf_file.close()
     _check_folder(name_or_path)

@@ -2,6 +2,7 @@
 """From the names and shapes in which a language model's tensors are published to those of its modules."""
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import cast
 
 import torch
@@ -39,7 +40,7 @@ def find_renamed_keys(llm: PreTrainedModel, path: str, keys: Iterable[str]) -> d
 
 def convert_tensors(llm: PreTrainedModel, path: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Puts tensors below `path` into today's names and fused shapes by transformers' own conversion mapping."""
-    dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+    dtype = reduce(torch.promote_types, {t.dtype for t in tensors.values() if t.is_floating_point()})
     nn.Module.to(llm, dtype)  # on the meta device: the converter casts to the type it finds there
     convert_and_load_state_dict_in_model(
         model=llm,

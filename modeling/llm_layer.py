@@ -21,6 +21,8 @@ from transformers import (
 )
 from transformers.masking_utils import create_bidirectional_mask
 
+from .checkpoint_files import check_quantization
+
 
 FINAL_NORM_NAMES = (
     "norm",
@@ -81,7 +83,8 @@ def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     The language model on the meta device: it takes no memory and reads no weights.
 
     Raises:
-        `ValueError`: for a model that is not a decoder, is quantised, or that transformers cannot build.
+        `ValueError`: for a model that is not a decoder, is quantised in a way that cannot be read, or that
+            transformers cannot build.
     """
     name = llm_config.model_type
     if llm_config.is_encoder_decoder:
@@ -92,9 +95,9 @@ def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
         or type(llm_config.get_text_config(decoder=True)) in MODEL_FOR_CAUSAL_LM_MAPPING
     ):
         raise ValueError(f"{name} is not a decoder language model that transformers can build without a head.")
-    if getattr(llm_config, "quantization_config", None) is not None:
-        raise ValueError(f"This {name} checkpoint is quantised (llm_config.quantization_config): use the original.")
+    check_quantization(llm_config)
     llm_config = copy.deepcopy(llm_config)
+    vars(llm_config).pop("quantization_config", None)  # tensors are dequantised when they are read
     attention = llm_config.get_text_config(decoder=True)._attn_implementation
     if attention in (None, "sdpa") and not has_sdpa(llm_config):
         attention = "eager"

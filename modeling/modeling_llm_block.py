@@ -210,8 +210,9 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         return {name: tensor for name, tensor in state.items() if name.startswith(("llm_layers.", "final_norm."))}
 
     def llm_tensors(self) -> list[str]:
-        """Names of the tensors of the LLM layers and their norm, as they were before any adapter was put into them."""
-        return self._llm_tensor_names
+        """Names of the tensors of the LLM layers and their norm, not of adapters that were put into them."""
+        own = set(self._llm_tensor_names)
+        return [name for name in self._named_llm_tensors() if name.replace(".base_layer.", ".") in own]
 
     # Initialising an LLM layer is reading it.
 

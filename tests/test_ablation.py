@@ -71,12 +71,14 @@ def test_flops():
     llama = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
     sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 
-    def count(**fields):
+    def count(lora=None, **fields):
         block = LLMBlockConfig(llm_config={**llama, "num_hidden_layers": 1}, **fields) if fields else None
-        return count_flops(ViTWithLLMBlockConfig(**sizes, llm_block=block, num_labels=1000), 64)
+        return count_flops(ViTWithLLMBlockConfig(**sizes, llm_block=block, num_labels=1000), 64, lora=lora)
 
     counts = [count(), count(kind="mlp"), count(weights="random"), count(weights="random", trainable=True)]
     assert counts == sorted(counts)
+    with_lora = count({"r": 8}, weights="random")
+    assert with_lora[0] == counts[2][0] and with_lora[1] > counts[2][1], "merged in evaluation"
     assert counts[2][0] / 1e9 < 3.1 and counts[2][1] / 1e9 < 8.8
 
 

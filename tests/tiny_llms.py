@@ -425,6 +425,9 @@ def permute_rows(weight, heads):
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
+GGUF_NAMES = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
+
+
 def write_gguf(model, path, quantization="F32", layers=None):
     """
     Writes a model as llama.cpp's converter does.
@@ -436,7 +439,7 @@ def write_gguf(model, path, quantization="F32", layers=None):
     import gguf
 
     config = model.config
-    writer = gguf.GGUFWriter(str(path), config.model_type)
+    writer = gguf.GGUFWriter(str(path), GGUF_NAMES.get(config.model_type, config.model_type))
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -446,13 +449,22 @@ def write_gguf(model, path, quantization="F32", layers=None):
     writer.add_head_count_kv(config.num_key_value_heads)
     if getattr(config, "rms_norm_eps", None) is not None:
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    elif config.model_type == "nemotron":
+        writer.add_layer_norm_rms_eps(config.norm_eps)  # as transformers reads it
     else:
         writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
+    if getattr(config, "num_experts", None):
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if getattr(config, "shared_expert_intermediate_size", None):
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0)))
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("llama")
     writer.add_token_list([f"<{i}>" for i in range(config.vocab_size)])
@@ -468,11 +480,15 @@ def write_gguf(model, path, quantization="F32", layers=None):
 
 
 def gguf_tensors(model, layers=None):
-    """The model's tensors under llama.cpp's names; LLaMA's q and k permuted."""
+    """
+    The model's tensors under llama.cpp's names and as it stores them: LLaMA's q and k permuted, the gate and up
+    projections of experts apart, one added to Gemma's and Nemotron's norms.
+    """
     import gguf
 
     config, out = model.config, {}
-    architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == config.model_type)
+    name_in_file = GGUF_NAMES.get(config.model_type, config.model_type)
+    architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == name_in_file)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         layer = re.match(r"model\.layers\.(\d+)\.", name)
@@ -482,7 +498,17 @@ def gguf_tensors(model, layers=None):
             tensor = permute_rows(tensor, config.num_attention_heads)
         if config.model_type == "llama" and ".k_proj." in name:
             tensor = permute_rows(tensor, config.num_key_value_heads)
+        if config.model_type in ("gemma2", "gemma3_text", "nemotron") and name.endswith("norm.weight"):
+            tensor = tensor + 1
+        if name.endswith("shared_expert_gate.weight"):
+            tensor = tensor[0]
+        if ".experts." in name:
+            parts = {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}[name.rpartition(".")[2]]
+            for part, stored in zip(parts, tensor.chunk(len(parts), dim=1)):
+                out[f"blk.{layer[1]}.ffn_{part}_exps.weight"] = stored.contiguous()
+            continue
         out[names.get_name(name, try_suffixes=(".weight", ".bias"))] = tensor
+    out.pop(None, None)  # a tied head, where llama.cpp has no name for it
     return out
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from peft import LoraConfig
 from transformers import AutoConfig, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -23,7 +24,7 @@ from hf_frozen_llm.modeling.vision_host import image_half
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 
 
-GROUPS = ("llm_block", "host")
+GROUPS = ("llm_block", "host", "lora")
 # Folders of other settings beside the recipes.
 NO_RECIPES = ("accelerate", "variants")
 
@@ -50,11 +51,14 @@ class Recipe:
         host (`dict[str, Any]`):
             Fields of the host's configuration, and `name_or_path` of a published host to start from. If the host may
             be any vision encoder, `model_type` says which, or `name_or_path` does.
+        lora (`dict[str, Any]`, *optional*):
+            Fields of `peft.LoraConfig`, such as `r`: the LLM layers are trained by LoRA, and saved with it merged.
     """
 
     values: dict[str, Any]
     llm_block: dict[str, Any] | None
     host: dict[str, Any]
+    lora: dict[str, Any] | None = None
 
     def arguments(self, cls: type, **defaults: Any) -> Any:
         """Builds one of the argument dataclasses; `defaults` stand where the recipe says nothing."""
@@ -65,7 +69,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """All settings, without tokens: they are written beside the model."""
         values = {key: value for key, value in self.values.items() if not key.endswith("_token")}
-        return {**values, "llm_block": self.llm_block, "host": self.host}
+        return {**values, "llm_block": self.llm_block, "host": self.host, "lora": self.lora}
 
 
 def read_recipe(path: str | Path | None, overrides: Sequence[str] = (), extra: Sequence[type] = ()) -> Recipe:
@@ -100,8 +104,9 @@ def read_entries(file: Path) -> dict[str, tuple[yaml.Node, str]]:
     add_entries(below, compose(base.read_text(encoding="utf-8"), str(base)), str(base))
     if "base" in below:
         raise ValueError(f"{where}: the base {base} has a base itself; name that one.")
-    if "llm_block" in entries and construct(entries["llm_block"][0]) is None:
-        below = {key: entry for key, entry in below.items() if not key.startswith("llm_block.")}
+    for group in GROUPS:
+        if group in entries and construct(entries[group][0]) is None:
+            below = {key: entry for key, entry in below.items() if not key.startswith(f"{group}.")}
     return {**below, **entries}
 
 
@@ -180,6 +185,7 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
         model_type = cast("model_type", valid["model_type"], *entries["model_type"])
     valid |= {f"llm_block.{name}": type_ for name, type_ in own_fields(LLMBlockConfig).items()}
     valid |= {f"host.{name}": type_ for name, type_ in host_fields(model_type, entries).items()}
+    valid |= {f"lora.{name}": type_ for name, type_ in typing.get_type_hints(LoraConfig).items()}
 
     recipe = Recipe(values={}, llm_block=None, host={})
     for key, (node, where) in entries.items():
@@ -188,8 +194,8 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
             value = construct(node)
             if value not in (None, {}):
                 raise ValueError(f"{where}: `{key}` must be null or hold `field: value` lines, got {value!r}.")
-            if key == "llm_block" and value == {}:
-                recipe.llm_block = {}
+            if value == {} and key != "host":
+                setattr(recipe, key, getattr(recipe, key) or {})
             continue
         if key not in valid:
             nearest = get_close_matches(key, [*valid, *GROUPS], n=1, cutoff=0)[0]
@@ -199,8 +205,17 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
             recipe.llm_block = {**(recipe.llm_block or {}), name: value}
         elif group == "host":
             recipe.host[name] = value
+        elif group == "lora":
+            recipe.lora = {**(recipe.lora or {}), name: value}
         else:
             recipe.values[key] = value
+    if recipe.lora is not None:
+        block = recipe.llm_block
+        if block is None or block.get("kind", "llm") != "llm" or block.get("trainable", False):
+            raise ValueError(
+                "lora trains LLM layers that are frozen otherwise; it needs an llm_block of the kind 'llm' that is "
+                "not trainable. Remove lora (`--lora null`), or change llm_block."
+            )
     return recipe
 
 

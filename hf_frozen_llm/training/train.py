@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
     enable_full_determinism,
     set_seed,
@@ -47,6 +48,7 @@ from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.vision_host import image_half
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 from hf_frozen_llm.training.checkpoints import find_checkpoints, find_defect, last_complete_checkpoint
+from hf_frozen_llm.training.lora import add_lora
 from hf_frozen_llm.training.recipe import Recipe, read_recipe
 from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
 
@@ -85,8 +87,9 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     model = build_model(model_args, recipe.host, llm_block, label2id)
     if model_args.freeze_host:
         model.freeze_host()
+    lora = None if recipe.lora is None else add_lora(model, recipe.lora)
     if checkpoint is not None:
-        check_same_model(checkpoint, model)
+        check_same_model(checkpoint, model, recipe.lora)
 
     published = read_published_processor(data_args, recipe.host.get("name_or_path"))
     image_size = find_image_size(data_args, recipe.host, published, model.config.image_size)
@@ -105,7 +108,7 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     if eval_split is not None:
         eval_dataset = build_eval_dataset(data_args, data_args.eval_split, eval_split, processor, label2id)
 
-    progress = RunProgress(train_dataset)
+    progress = RunProgress(train_dataset, recipe.lora)
     trainer = Trainer(
         model,
         args,
@@ -122,12 +125,15 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         print(describe_model(model), flush=True)
     result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = progress.seconds()
+    parameters = count_parameters(model)
+    if lora is not None:
+        lora.merge_and_unload()
     trainer.save_model()  # before the evaluation, which may cast the model (bf16_full_eval)
     metrics = {**result.metrics, **(trainer.evaluate() if eval_dataset is not None else {})}
 
     results = {
         "metrics": metrics,
-        "parameters": count_parameters(model),
+        "parameters": parameters,
         "recipe": {**asdict(model_args), **asdict(data_args), **asdict(run_args), **recipe.to_dict()},
         "config": json.loads(model.config.to_json_string(use_diff=False)),
         "versions": collect_versions(),
@@ -227,7 +233,7 @@ def build_model(
     return model
 
 
-def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock) -> None:
+def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock, lora: dict[str, Any] | None) -> None:
     """
     The model to go on with must be the checkpoint's, which Trainer does not check. As the checkpoint does not hold the
     LLM layer, the one read now must be the one it was trained with.
@@ -244,6 +250,10 @@ def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock) -> No
             f"({stored['llm_name_or_path']}, layer {stored['layer_index']}), but llm_block.llm_name_or_path "
             f"{block.llm_name_or_path!r}, layer {block.layer_index}, has {block.fingerprint}."
         )
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stored_lora = state.stateful_callbacks.get("RunProgress", {}).get("attributes", {}).get("lora")
+    if stored_lora != lora:
+        raise ValueError(f"{checkpoint} was trained with lora {stored_lora}, the recipe now says {lora}.")
     config = json.loads(model.config.to_json_string(use_diff=False))
     host_class, stored_host, host = type(model.config), stored_config, config
     if "vision_config" in config:
@@ -295,10 +305,14 @@ def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class RunProgress(TrainerCallback, ExportableState):
-    """Tells the training data which epoch it is, and adds up the time of all sessions of a resumed run."""
+    """
+    Tells the training data which epoch it is, adds up the time of all sessions of a resumed run, and keeps in every
+    checkpoint the LoRA it was trained with.
+    """
 
-    def __init__(self, dataset: ImageDataset | StreamingImageDataset):
+    def __init__(self, dataset: ImageDataset | StreamingImageDataset, lora: dict[str, Any] | None):
         self.dataset = dataset
+        self.lora = lora
         self.earlier_seconds = 0.0
         self.started = time.monotonic()
 
@@ -306,7 +320,7 @@ class RunProgress(TrainerCallback, ExportableState):
         return self.earlier_seconds + time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"earlier_seconds": self.seconds()}}
+        return {"args": {}, "attributes": {"earlier_seconds": self.seconds(), "lora": self.lora}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         stored = state.stateful_callbacks.get("RunProgress", {})

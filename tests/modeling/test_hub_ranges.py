@@ -33,10 +33,11 @@ def folder(request, llm, tmp_path_factory):
 def hub(hub):
     yield hub
     hub.knows_ranges, hub.answers_to_break_off = True, 0
+    hub.redirects_to_another_host, hub.seconds_per_answer = False, 0.0
 
 
-def build():
-    return LLMBlock(LLMBlockConfig(llm_name_or_path=NAME, layer_index=3, hidden_size=24))
+def build(layer_index=3):
+    return LLMBlock(LLMBlockConfig(llm_name_or_path=NAME, layer_index=layer_index, hidden_size=24))
 
 
 def assert_right(block, llm):
@@ -78,6 +79,57 @@ def test_kept_in_the_cache(folder, llm, hub, tmp_path):
         assert not hub.requests
     with hub.active(tmp_path / "empty", offline=True), pytest.raises(OSError, match=NAME):
         build()
+
+
+def test_each_layer_is_kept_by_itself(folder, llm, hub):
+    hub.add(NAME, folder)
+    build(3)
+    hub.clear()
+    block = build([3, 4])
+    layer = sum(2 * parameter.numel() for parameter in block.llm_layers[1].parameters())
+    assert 0 < bytes_of_weights(hub) <= 1.02 * layer + bytes_of_headers(folder)
+    for i, index in enumerate([3, 4]):
+        for name, tensor in decoder_stack(llm)[0][index].state_dict().items():
+            assert torch.equal(block.llm_layers[i].state_dict()[name], tensor.float()), name
+
+
+def test_redirect_to_another_host(folder, llm, hub, monkeypatch):
+    """As the Hub sends downloads on to its storage, which never sees the token."""
+    hub.add(NAME, folder, token="hf_right", gated=True)
+    hub.redirects_to_another_host = True
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    assert_right(build(), llm)
+    statuses = [r.status for r in hub.requests if r.path.endswith(".safetensors")]
+    assert 302 in statuses and statuses.count(206) == statuses.count(302)
+    assert not hub.authorized_elsewhere
+
+
+@pytest.mark.parametrize(("token", "gated"), [(None, True), ("hf_wrong", True), (None, False)])
+def test_repositories_that_may_not_be_read(token, gated, folder, hub, tmp_path, monkeypatch):
+    hub.add(NAME, folder, token="hf_right", gated=gated)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(OSError, match=rf"(?s){NAME}.*{'gated' if gated else 'private'}"):
+        build()
+    assert not list((tmp_path / "hf_home").rglob("llm_layers/*/*.safetensors"))
+
+
+def test_file_that_the_index_promises_and_the_hub_lacks(llm, hub, tmp_path):
+    folder = write_llm(llm, tmp_path / "llm", "sharded", shard_size=300_000)
+    hub.add(NAME, folder)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(OSError, match=rf"{NAME} .* lacks model-.*safetensors, which its index names"):
+        build()
+
+
+def test_slow_server(folder, llm, hub, monkeypatch):
+    """An answer that does not come within the timeout is asked for again."""
+    monkeypatch.setattr(hub_ranges.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    hub.add(NAME, folder)
+    hub.seconds_per_answer = 0.05
+    assert_right(build(), llm)
 
 
 def test_damaged_cache_is_read_anew(folder, llm, hub, tmp_path):

@@ -393,3 +393,46 @@ def test_two_processes(recipe, tmp_path):
         assert two["metrics"][name] == one["metrics"][name]
     # Trainer counts the images twice that fill the last batch of the second process.
     assert two["metrics"]["eval_loss"] == pytest.approx(one["metrics"]["eval_loss"], rel=1e-2)
+
+
+LORA = ["--lora.r", "2", "--learning_rate", "1e-2", "--max_steps", "10", "--eval_strategy", "no"]
+
+
+def test_lora_of_the_llm_layer(recipe, tmp_path):
+    """Trained beside everything else, resumed bit for bit, and merged in the model that is saved."""
+    results = run(recipe, tmp_path / "whole", *LORA)
+    copy_checkpoint(tmp_path / "whole", tmp_path / "resumed", 5)
+    run(recipe, tmp_path / "resumed", *LORA, "--resume")
+    weights, same = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert weights.keys() == same.keys() and all(torch.equal(weights[name], same[name]) for name in weights)
+
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "whole")
+    untouched = ViTWithLLMBlockForImageClassification(model.config).llm_block.llm_layers.state_dict()
+    layers = model.llm_block.llm_layers.state_dict()
+    moved = {name for name, tensor in layers.items() if not torch.equal(tensor, untouched[name])}
+    assert moved == {name for name, tensor in layers.items() if tensor.ndim == 2}
+    ranks = [torch.linalg.matrix_rank(layers[name] - untouched[name], rtol=1e-3) for name in moved]
+    assert max(ranks) <= 2
+
+    checkpoint = load_file(tmp_path / "whole" / "checkpoint-10" / "model.safetensors")
+    adapters = {name: tensor for name, tensor in checkpoint.items() if ".lora_" in name}
+    assert len(adapters) == 2 * len(moved)
+    assert not any("base_layer" in name for name in checkpoint), "checkpoints are light"
+    plain = run(recipe, tmp_path / "plain", *SHORT)["parameters"]
+    added = sum(tensor.numel() for tensor in adapters.values())
+    assert results["parameters"] == {
+        "total": plain["total"] + added,
+        "trainable": plain["trainable"] + added,
+        "frozen": plain["frozen"],
+    }
+
+
+def test_lora_is_refused_where_it_does_not_fit(recipe, finished_run, tmp_path):
+    for flags in (["--llm_block", "null"], ["--llm_block.trainable", "true"], ["--llm_block.kind", "mlp"]):
+        with pytest.raises(ValueError, match=r"lora trains LLM layers that are frozen .*`--lora null`"):
+            run(recipe, tmp_path, *LORA, *flags)
+    with pytest.raises(ValueError, match=r"unknown key `lora\.rank`"):
+        run(recipe, tmp_path, "--lora.rank", "2")
+    copy_checkpoint(finished_run, tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint-10 was trained with lora None, the recipe now says \{'r': 2\}"):
+        run(recipe, tmp_path, *LORA, "--resume")
