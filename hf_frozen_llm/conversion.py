@@ -16,6 +16,7 @@ from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig
 from hf_frozen_llm.modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from hf_frozen_llm.modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from hf_frozen_llm.modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
+from hf_frozen_llm.modeling.meta_checkpoint import META_LAYER
 from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
 from hf_frozen_llm.modeling.modeling_videomae_with_llm_block import VideoMAEWithLLMBlockForVideoClassification
 from hf_frozen_llm.modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification
@@ -27,17 +28,6 @@ StateDict = dict[str, torch.Tensor]
 
 # What the checkpoints are nested in: DeiT, VideoMAE and Point-BERT each have their own.
 _NESTED_IN = ("model", "module", "base_model", "state_dict")
-_LLAMA_LAYER = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
 _BLOCK = {
     "llama_dim_mapper1": "llm_block.input_projection",
     "llama_dim_mapper2": "llm_block.output_projection",
@@ -275,7 +265,7 @@ def _rename(
     """The tensors of the model that one of the checkpoint becomes; none if it is unknown."""
     path, _, kind = name.rpartition(".")
     if match := re.fullmatch(r"llama\.layers\.(\d+)\.(.+)", path):
-        part = _LLAMA_LAYER.get(match[2])
+        part = META_LAYER.get(match[2])
         return {} if part is None else {f"llm_block.llm_layers.{match[1]}.{part}.{kind}": tensor}
     if match := re.fullmatch(r"(?:blocks\.)?blocks\.(\d+)\.(.+)", path):
         layer, part = f"{prefix}.{match[1]}", match[2]

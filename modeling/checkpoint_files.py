@@ -159,7 +159,7 @@ class PickleFile:
             # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
             mmap = zipfile.is_zipfile(path)
             self.tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise ValueError(
                 f"{path} cannot be read as a plain dictionary of tensors ({error}). It is corrupt, or holds code, "
                 "which is not executed: use a safetensors copy of this language model."
@@ -298,14 +298,11 @@ class GGUFFile:
     def read(self, key: str) -> torch.Tensor:
         parts = [self._read(key, *stored) for stored in self._stored(key)]
         tensor = torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
-        shape = tensor.shape
         projection = re.search(r"\.([qk])_proj\.", key)
         if self.architecture == "llama" and projection:
-            # llama.cpp interleaves the two halves of every rotary head; undo it.
             heads = "head_count" if projection[1] == "q" else "head_count_kv"
             num_heads = self.metadata.get(f"llama.attention.{heads}", self.metadata["llama.attention.head_count"])
-            tensor = tensor.reshape(num_heads, shape[0] // num_heads // 2, 2, *shape[1:]).swapaxes(1, 2)
-            tensor = tensor.reshape(shape).contiguous()
+            tensor = join_halves_of_heads(tensor, num_heads)
         if self.architecture in _GGUF_NORMS_PLUS_ONE and key.endswith("norm.weight"):
             tensor = tensor - 1
         return tensor[None] if key.endswith("shared_expert_gate.weight") else tensor
@@ -331,6 +328,12 @@ class GGUFFile:
 
     def close(self):
         self.file.close()
+
+
+def join_halves_of_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """The rows of q and k as transformers has them; Meta and llama.cpp interleave the halves of every rotary head."""
+    pairs = tensor.reshape(num_heads, tensor.shape[0] // num_heads // 2, 2, *tensor.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(tensor.shape).contiguous()
 
 
 def check_quantization(config: PreTrainedConfig) -> None:

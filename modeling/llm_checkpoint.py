@@ -16,6 +16,7 @@ from transformers.utils import cached_file, extract_commit_hash, logging
 
 from .checkpoint_files import GGUFFile, LocalFile, PickleFile, SafetensorsFile, dequantize_fp8
 from .hub_ranges import HubFile, RangesIgnored, is_offline, repository_folder
+from .meta_checkpoint import MetaFile, is_meta_folder, read_meta_config
 
 
 logger = logging.get_logger(__name__)
@@ -36,7 +37,7 @@ class LLMCheckpoint:
 
     Args:
         name_or_path (`str`):
-            Hub repository id, local folder, or path that ends in `.gguf`.
+            Hub repository id, local folder (Meta's own, with `params.json`, too), or path that ends in `.gguf`.
         revision (`str`, *optional*):
             Branch, tag or commit on the Hub.
         hub_kwargs (`dict`, *optional*):
@@ -51,7 +52,7 @@ class LLMCheckpoint:
         self.name_or_path = name_or_path
         self.revision = revision
         self.hub_kwargs = hub_kwargs or {}
-        self._files: dict[str, SafetensorsFile | PickleFile] = {}
+        self._files: dict[str, SafetensorsFile | PickleFile | MetaFile] = {}
         self._gguf: GGUFFile | None = None
         # From each tensor to what is stored of it: itself, or its quantised values and their scales.
         self._stored: dict[str, list[str]] = {}
@@ -60,6 +61,12 @@ class LLMCheckpoint:
             return
         _check_folder(name_or_path)
         self._on_hub = not os.path.isdir(name_or_path)
+        if is_meta_folder(name_or_path):
+            file = MetaFile(name_or_path)
+            self._files[name_or_path] = file
+            self.weight_map = dict.fromkeys(file.keys(), name_or_path)
+            self._stored = {key: [key] for key in file.keys()}
+            return
         if self._on_hub:
             self.revision = find_commit(name_or_path, "config.json", revision, self.hub_kwargs)
         for name in WEIGHT_FILES:
@@ -118,7 +125,7 @@ class LLMCheckpoint:
         self._files[name] = SafetensorsFile(LocalFile(path)) if name.endswith(".safetensors") else PickleFile(path)
         return True
 
-    def _file_of(self, key: str) -> SafetensorsFile | PickleFile | GGUFFile:
+    def _file_of(self, key: str) -> SafetensorsFile | PickleFile | MetaFile | GGUFFile:
         if self._gguf is not None:
             return self._gguf
         name = self.weight_map[key]
@@ -133,7 +140,7 @@ class LLMCheckpoint:
         ranges: dict[int, tuple[HubFile, list[tuple[int, int]]]] = {}
         for part in [part for key in keys for part in self._stored.get(key, [key])]:
             opened = self._file_of(part)
-            if not isinstance(opened, PickleFile) and isinstance(opened.file, HubFile):
+            if not isinstance(opened, (PickleFile, MetaFile)) and isinstance(opened.file, HubFile):
                 ranges.setdefault(id(opened), (opened.file, []))[1].extend(opened.byte_ranges(part))
         for file, wanted in ranges.values():
             file.prefetch(wanted)
@@ -209,9 +216,11 @@ class LLMCheckpoint:
     @property
     def bytes_read(self) -> int:
         """Bytes read from the weight files so far, headers included."""
-        return sum(f.bytes_read if isinstance(f, PickleFile) else f.file.bytes_read for f in self._open_files())
+        return sum(
+            f.bytes_read if isinstance(f, (PickleFile, MetaFile)) else f.file.bytes_read for f in self._open_files()
+        )
 
-    def _open_files(self) -> list[SafetensorsFile | PickleFile | GGUFFile]:
+    def _open_files(self) -> list[SafetensorsFile | PickleFile | MetaFile | GGUFFile]:
         return [self._gguf] if self._gguf is not None else list(self._files.values())
 
     def close(self):
@@ -336,6 +345,8 @@ def load_llm_config(name_or_path: str, revision: str | None, hub_kwargs: dict) -
         finally:
             gguf_file.close()
     _check_folder(name_or_path)
+    if is_meta_folder(name_or_path):
+        return read_meta_config(name_or_path), None
     if os.path.isdir(name_or_path) and not os.path.isfile(os.path.join(name_or_path, "config.json")):
         raise FileNotFoundError(
             f"{name_or_path} has no config.json, so it is not known which language model it holds. Copy the model's "
