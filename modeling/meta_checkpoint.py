@@ -116,9 +116,7 @@ class MetaFile:
         try:
             tensor = torch.cat([file.read(name) for file in self.files], dim=dim)
         except (KeyError, RuntimeError) as error:
-            raise ValueError(
-                f"{self.path}: its files do not share {name} ({error}). Copy them again."
-            ) from error
+            raise ValueError(f"{self.path}: its files do not share {name} ({error}). Copy them again.") from error
         if projection := re.search(r"\.([qk])_proj\.", key):
             heads = self.config.num_attention_heads if projection[1] == "q" else self.config.num_key_value_heads
             return join_halves_of_heads(tensor, cast(int, heads))
