@@ -62,4 +62,5 @@ bench: $(VENV)/.installed-dev  ## the measured claims; the block's take half an 
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/hub_loading.py
+	$(BIN)/python benchmarks/point_groups.py
 	$(BIN)/python benchmarks/block.py --output benchmarks/results/block
