@@ -315,13 +315,13 @@ class GGUFFile:
         elif kind == gguf.GGMLQuantizationType.F16:
             tensor = torch.from_numpy(raw.view("float16")).float()
         else:
-            kind = gguf.GGMLQuantizationType(kind)
+            quantization = gguf.GGMLQuantizationType(kind)
             try:
                 # Blocks lie along the last dimension.
-                tensor = torch.from_numpy(gguf.dequantize(raw.reshape(math.prod(shape[:-1]), -1), kind))
+                tensor = torch.from_numpy(gguf.dequantize(raw.reshape(math.prod(shape[:-1]), -1), quantization))
             except NotImplementedError as error:
                 raise ValueError(
-                    f"{self.file.path} stores {key} as {kind.name}, which gguf {version('gguf')} cannot dequantise. "
+                    f"{self.file.path} stores {key} as {quantization.name}, which gguf {version('gguf')} cannot dequantise. "
                     "Use another quantisation of this language model, or its safetensors repository."
                 ) from error
         return tensor.reshape(shape)

@@ -68,7 +68,7 @@ class HubServer:
         self.knows_ranges = True
         self.answers_to_break_off = 0  # of those to ranges, after half of their bytes
         self.redirects_to_another_host = False  # the contents of weight files, as the Hub does with its storage
-        self.seconds_per_answer = 0.0
+        self.answers_to_stall = 0  # of those to ranges, for a second each
         self.authorized_elsewhere = []  # tokens that reached the other host
         self._lock = threading.Lock()
         self._server = None
@@ -119,6 +119,11 @@ class HubServer:
         with self._lock:
             self.answers_to_break_off -= 1
             return self.answers_to_break_off >= 0
+
+    def stalls(self):
+        with self._lock:
+            self.answers_to_stall -= 1
+            return self.answers_to_stall >= 0
 
     @property
     def bytes_sent(self):
@@ -310,7 +315,8 @@ class HubHandler(BaseHTTPRequestHandler):
                 self.note(302, 0)
                 return
             self.server_state.authorized_elsewhere += [self.token()] if self.token() else []
-        time.sleep(self.server_state.seconds_per_answer)
+        if self.headers.get("Range") and self.server_state.stalls():
+            time.sleep(1)
         size = path.stat().st_size
         start, stop, status = 0, size, 200
         asked = re.match(r"^bytes=(\d*)-(\d*)$", self.headers.get("Range") or "")

@@ -33,7 +33,7 @@ def folder(request, llm, tmp_path_factory):
 def hub(hub):
     yield hub
     hub.knows_ranges, hub.answers_to_break_off = True, 0
-    hub.redirects_to_another_host, hub.seconds_per_answer = False, 0.0
+    hub.redirects_to_another_host, hub.answers_to_stall = False, 0
 
 
 def build(layer_index=3):
@@ -126,9 +126,9 @@ def test_file_that_the_index_promises_and_the_hub_lacks(llm, hub, tmp_path):
 
 def test_slow_server(folder, llm, hub, monkeypatch):
     """An answer that does not come within the timeout is asked for again."""
-    monkeypatch.setattr(hub_ranges.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(hub_ranges.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     hub.add(NAME, folder)
-    hub.seconds_per_answer = 0.05
+    hub.answers_to_stall = 2
     assert_right(build(), llm)
 
 
