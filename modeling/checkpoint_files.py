@@ -321,8 +321,8 @@ class GGUFFile:
                 tensor = torch.from_numpy(gguf.dequantize(raw.reshape(math.prod(shape[:-1]), -1), quantization))
             except NotImplementedError as error:
                 raise ValueError(
-                    f"{self.file.path} stores {key} as {quantization.name}, which gguf {version('gguf')} cannot dequantise. "
-                    "Use another quantisation of this language model, or its safetensors repository."
+                    f"{self.file.path} stores {key} as {quantization.name}, which gguf {version('gguf')} cannot "
+                    "dequantise. Use another quantisation of this language model, or its safetensors repository."
                 ) from error
         return tensor.reshape(shape)
 
