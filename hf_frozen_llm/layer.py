@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from hf_frozen_llm.info import UNKNOWN, find_licence
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint, load_llm_config
-from hf_frozen_llm.modeling.llm_conversion import find_renamed_keys
+from hf_frozen_llm.modeling.llm_conversion import find_keys
 from hf_frozen_llm.modeling.llm_layer import LLMLayers, build_llm_layers
 
 
@@ -34,7 +34,7 @@ def describe_llm(name_or_path: str, layer_index: int = -1, revision: str | None 
     config, commit = load_llm_config(name_or_path, revision, {})
     built = build_llm_layers(config, layer_index, torch.float32)
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
-        keys = find_keys(checkpoint, built, built.layer_path(built.indices[0]), built.layers[0])
+        keys = find_layer_keys(checkpoint, built, built.layer_path(built.indices[0]), built.layers[0])
         sizes = [checkpoint.size_of(key) for key in keys.values()]
     num_layers, parameters = built.config.num_hidden_layers, sum(p.numel() for p in built.layers.parameters())
     return {
@@ -78,7 +78,7 @@ def extract_layers(
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
         tensors = {}
         for path, module in modules:  # each as a model would read it, so that both find it in the cache
-            keys = list(find_keys(checkpoint, built, path, module).values())
+            keys = list(find_layer_keys(checkpoint, built, path, module).values())
             checkpoint.prefetch(keys)
             tensors.update({key: checkpoint.read(key).contiguous() for key in keys})
     licence = find_licence(name_or_path)
@@ -100,10 +100,9 @@ def extract_layers(
         folder.replace(output)
 
 
-def find_keys(checkpoint: LLMCheckpoint, built: LLMLayers, path: str, module: torch.nn.Module) -> dict[str, str]:
+def find_layer_keys(checkpoint: LLMCheckpoint, built: LLMLayers, path: str, module: torch.nn.Module) -> dict[str, str]:
     """From names below the module's path to keys of the checkpoint."""
-    keys = checkpoint.keys_under(path, set(module.state_dict()), built.llm.base_model_prefix)
-    keys = keys or find_renamed_keys(built.llm, path, checkpoint.keys())
+    keys = find_keys(checkpoint, path, set(module.state_dict()), built.llm.base_model_prefix, lambda: built.llm)
     if not keys:
         raise ValueError(f"{checkpoint.name_or_path} holds no tensors of {path}: the checkpoint lacks that layer.")
     return keys

@@ -61,28 +61,9 @@ class LLMCheckpoint:
             return
         _check_folder(name_or_path)
         self._on_hub = not os.path.isdir(name_or_path)
-        if is_meta_folder(name_or_path):
-            file = MetaFile(name_or_path)
-            self._files[name_or_path] = file
-            self.weight_map = dict.fromkeys(file.keys(), name_or_path)
-            self._stored = {key: [key] for key in file.keys()}
-            return
         if self._on_hub:
             self.revision = find_commit(name_or_path, "config.json", revision, self.hub_kwargs)
-        for name in WEIGHT_FILES:
-            if name.endswith(".index.json"):
-                path = self._find(name, required=False)
-                if path is not None:
-                    self.weight_map = _read_weight_map(path)
-                    break
-            elif self._open(name, required=False):
-                self.weight_map = dict.fromkeys(self._files[name].keys(), name)
-                break
-        else:
-            raise FileNotFoundError(
-                f"{name_or_path} holds no language model weights: it has none of {WEIGHT_FILES}"
-                + (", or offline, none of them in the cache." if self._on_hub else ".")
-            )
+        self.weight_map = self._find_weight_map()
         for key in self.weight_map:
             name = key.removesuffix("_blocks")
             if name != key and f"{name}_scales" in self.weight_map:
@@ -91,6 +72,23 @@ class LLMCheckpoint:
                 self._stored[key] = [key, f"{key}_scale_inv"]  # fp8
             elif not (key.endswith("_scale_inv") or f"{key.removesuffix('_scales')}_blocks" in self.weight_map):
                 self._stored[key] = [key]
+
+    def _find_weight_map(self) -> dict[str, str]:
+        """From the keys of the checkpoint to the files that hold them."""
+        if is_meta_folder(self.name_or_path):
+            self._files[self.name_or_path] = MetaFile(self.name_or_path)
+            return dict.fromkeys(self._files[self.name_or_path].keys(), self.name_or_path)
+        for name in WEIGHT_FILES:
+            if name.endswith(".index.json"):
+                path = self._find(name, required=False)
+                if path is not None:
+                    return _read_weight_map(path)
+            elif self._open(name, required=False):
+                return dict.fromkeys(self._files[name].keys(), name)
+        raise FileNotFoundError(
+            f"{self.name_or_path} holds no language model weights: it has none of {WEIGHT_FILES}"
+            + (", or offline, none of them in the cache." if self._on_hub else ".")
+        )
 
     def _find(self, name: str, required: bool) -> str | None:
         path = cached_file(
@@ -138,7 +136,7 @@ class LLMCheckpoint:
     def prefetch(self, keys: list[str]) -> None:
         """Brings the bytes of these tensors from the Hub in few requests; without it, `read` asks for each alone."""
         ranges: dict[int, tuple[HubFile, list[tuple[int, int]]]] = {}
-        for part in [part for key in keys for part in self._stored.get(key, [key])]:
+        for part in [part for key in keys for part in self._parts_of(key)]:
             opened = self._file_of(part)
             if not isinstance(opened, (PickleFile, MetaFile)) and isinstance(opened.file, HubFile):
                 ranges.setdefault(id(opened), (opened.file, []))[1].extend(opened.byte_ranges(part))
@@ -193,15 +191,18 @@ class LLMCheckpoint:
 
     def size_of(self, key: str) -> tuple[int, str]:
         """A tensor's bytes and the type it is stored in."""
-        sizes = [self._file_of(part).size_of(part) for part in self._stored.get(key, [key])]
+        sizes = [self._file_of(part).size_of(part) for part in self._parts_of(key)]
         return sum(size for size, _ in sizes), "MXFP4" if self._is_mxfp4(key) else sizes[0][1]
 
+    def _parts_of(self, key: str) -> list[str]:
+        return [key] if self._gguf is not None else self._stored[key]
+
     def _is_mxfp4(self, key: str) -> bool:
-        return self._stored.get(key, [key])[0] == f"{key}_blocks"
+        return self._parts_of(key)[0] == f"{key}_blocks"
 
     def read(self, key: str) -> torch.Tensor:
         """One tensor, as stored; a quantised one (GGUF, fp8, MXFP4) dequantised."""
-        parts = [self._file_of(part).read(part) for part in self._stored.get(key, [key])]
+        parts = [self._file_of(part).read(part) for part in self._parts_of(key)]
         if self._is_mxfp4(key):
             return convert_moe_packed_tensors(*parts)  # to bfloat16, exactly
         if len(parts) == 2:

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """From the names and shapes in which a language model's tensors are published to those of its modules."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from typing import cast
 
@@ -11,6 +11,32 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
+
+from .llm_checkpoint import LLMCheckpoint
+
+
+def find_keys(
+    checkpoint: LLMCheckpoint,
+    path: str,
+    expected: set[str],
+    base_model_prefix: str,
+    build_llm: Callable[[], PreTrainedModel],
+) -> dict[str, str]:
+    """
+    Where the tensors below `path` are in a checkpoint, by today's names or older ones.
+
+    Args:
+        checkpoint ([`LLMCheckpoint`]): where to look.
+        path (`str`): of a module in the language model.
+        expected (`set[str]`): names of that module's tensors.
+        base_model_prefix (`str`): what the language model's published keys begin with, such as `model`.
+        build_llm (`Callable`): gives the language model on the meta device; called for older names alone.
+
+    Returns:
+        `dict[str, str]`: from names below `path` to keys of the checkpoint; empty if there are none.
+    """
+    found = checkpoint.keys_under(path, expected, base_model_prefix)
+    return found or find_renamed_keys(build_llm(), path, checkpoint.keys())
 
 
 def find_renamed_keys(llm: PreTrainedModel, path: str, keys: Iterable[str]) -> dict[str, str]:
@@ -50,4 +76,4 @@ def convert_tensors(llm: PreTrainedModel, path: str, tensors: dict[str, torch.Te
     return {n: t for n, t in llm.get_submodule(path).state_dict().items() if not t.is_meta}
 
 
-__all__ = ["convert_tensors", "find_renamed_keys"]
+__all__ = ["convert_tensors", "find_keys"]

@@ -29,6 +29,9 @@ _SPLIT_DIM = {"attention.wo": 1, "feed_forward.w2": 1, "attention_norm": None, "
 
 
 def is_meta_folder(folder: str) -> bool:
+    """Not one that transformers' files lie in, too: those are read then."""
+    if Path(folder, "config.json").is_file():
+        return False
     return Path(folder, "params.json").is_file() and any(Path(folder).glob("consolidated.*.pth"))
 
 

@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from .configuration_llm_block import LLMBlockConfig
 from .fast_llm_layer import LayerParts, cheapest_route, find_parts, folds_output, run_layer
 from .llm_checkpoint import LLMCheckpoint, load_llm_config
-from .llm_conversion import convert_tensors, find_renamed_keys
+from .llm_conversion import convert_tensors, find_keys
 from .llm_layer import (
     LLMLayers,
     accepted_arguments,
@@ -378,9 +378,9 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             expected = {name.removeprefix(prefix) for name in targets if name.startswith(prefix)}
             if not expected:
                 continue  # a final norm without weights (OLMo)
-            found: dict[str, Any] = dict(checkpoint.keys_under(path, expected, self._base_model_prefix))
-            if not found:
-                found = dict(find_renamed_keys(self._build_llm(), path, checkpoint.keys()))
+            found: dict[str, Any] = dict(
+                find_keys(checkpoint, path, expected, self._base_model_prefix, self._build_llm)
+            )
             if not found:
                 raise ValueError(
                     f"{checkpoint.name_or_path} holds no tensors of {path} of {self._text_config.model_type}. It is "

@@ -201,6 +201,11 @@ class UpstreamSuite(ModelTesterMixin):
     def test_config(self):
         self.config_tester.run_common_tests()
 
+    def test_model_weights_reload_no_missing_tied_weights(self):
+        """Upstream empties a saved file, so the folder must not say that it holds the LLM layer."""
+        self.model_tester.save_weights = False
+        super().test_model_weights_reload_no_missing_tied_weights()
+
     def test_names_of_skipped_tests_exist(self):
         # Older versions lack some of the tests.
         if Version(transformers.__version__) >= Version("5.24"):

@@ -85,6 +85,13 @@ def test_same_layer_as_transformers_has(num_files, rotary, llm, tmp_path):
     torch.testing.assert_close(block(x), expected(x))
 
 
+def test_files_of_transformers_beside_are_read(llm, tmp_path):
+    folder = write_meta(llm, tmp_path / "both")
+    other = tiny_llm(tiny_config("llama", **SIZES), seed=1)
+    write_llm(other, folder)
+    assert torch.equal(build(folder).llm_layers[0].mlp.up_proj.weight, other.model.layers[1].mlp.up_proj.weight)
+
+
 def test_layer_command(llm, tmp_path):
     folder = write_meta(llm, tmp_path / "meta", 2)
     facts = describe_llm(str(folder), 1)
