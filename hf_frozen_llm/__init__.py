@@ -22,6 +22,7 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from .version import __version__
 
 
@@ -31,6 +32,7 @@ __all__ = [
     "PointBertWithLLMBlockConfig",
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",
+    "PointCloudProcessor",
     "ViTWithLLMBlockConfig",
     "ViTWithLLMBlockForImageClassification",
     "ViTWithLLMBlockModel",

@@ -18,7 +18,8 @@ import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.flops import count_flops
 from hf_frozen_llm.quickstart.figures import COLORS, new_figure
-from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
+from hf_frozen_llm.tasks import DATA_ARGUMENTS
+from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.recipe import RecipeLoader, read_recipe
 from hf_frozen_llm.training.results import write_json
 
@@ -136,7 +137,8 @@ def file_name(variant: str) -> str:
 def check(command: list[str], folder: Path) -> None:
     """Refuses, before anything is run, what the recipe cannot have, and a folder of another command."""
     recipe = read_recipe(command[1], command[2:])
-    for arguments in (ModelArguments, DataArguments, RunArguments):
+    model_args = recipe.arguments(ModelArguments)
+    for arguments in (DATA_ARGUMENTS[model_args.task], RunArguments):
         recipe.arguments(arguments)
     if recipe.llm_block is not None:
         LLMBlockConfig(**recipe.llm_block)

@@ -4,6 +4,7 @@
 from transformers import (
     AutoBackbone,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
@@ -26,6 +27,7 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 
 
 AutoConfig.register("llm_block", LLMBlockConfig, exist_ok=True)
@@ -51,3 +53,4 @@ AutoModelForVideoClassification.register(
 # transformers has no Auto class for clouds of points.
 AutoConfig.register("point_bert_with_llm_block", PointBertWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(PointBertWithLLMBlockConfig, PointBertWithLLMBlockForPointCloudClassification, exist_ok=True)
+AutoFeatureExtractor.register(PointBertWithLLMBlockConfig, PointCloudProcessor, exist_ok=True)

@@ -5,25 +5,16 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForVideoClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_frozen_llm.tasks import MODELS
 from hf_frozen_llm.training.lora import add_lora
 
 
 def build_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
     """The classifier of a configuration without its weights."""
-    auto: Any = {
-        "videomae_with_llm_block": AutoModelForVideoClassification,
-        "point_bert_with_llm_block": AutoModel,
-    }.get(config.model_type, AutoModelForImageClassification)
     with torch.device("meta"):
-        return auto.from_config(config)
+        return MODELS[config.model_type](config)
 
 
 def make_inputs(config: Any, batch_size: int) -> dict[str, torch.Tensor]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm evaluate`: a saved model on labelled images."""
+"""`hf-frozen-llm evaluate`: a saved model on labelled data."""
 
 import json
 import tempfile
@@ -9,36 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 
-# Not the top-level name: before transformers 5.20 that one asks for torchvision.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
-from hf_frozen_llm.data.images import collate_images, load_split, take_samples
+from hf_frozen_llm.data.examples import match_labels, take_samples
+from hf_frozen_llm.tasks import DATA_ARGUMENTS, DATA_MODULES, MODELS, find_task
 from hf_frozen_llm.training.arguments import DataArguments, EvaluationArguments
 from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
 from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
-from hf_frozen_llm.training.train import (
-    ClassificationLoss,
-    best_five,
-    build_eval_dataset,
-    compute_accuracy,
-    count_parameters,
-)
+from hf_frozen_llm.training.train import count_parameters, prepared_for_evaluation
+from hf_frozen_llm.training.trainer import ClassificationTrainer
 
 
-# The keys of a recipe that mean something here: which data, and how to run. The model and its image processor know
-# everything else.
-DATA_KEYS = {
-    "dataset_name",
-    "dataset_config_name",
-    "dataset_revision",
-    "eval_split",
-    "image_column",
-    "label_column",
-    "class_names",
-    "streaming",
-    "max_eval_samples",
+# The keys of a recipe that mean something here: which data, beside the task's own, and how to run. The model and its
+# processor know everything else.
+DATA_KEYS = {field.name for field in fields(DataArguments)} - {
+    "train_split",
+    "shuffle_buffer_size",
+    "max_train_samples",
 }
 TRAINER_KEYS = {
     "per_device_eval_batch_size",
@@ -65,21 +52,25 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     Returns:
         `dict[str, Any]`: what was written.
     """
-    recipe = read_evaluation_recipe(model_name_or_path, overrides)
+    config = AutoConfig.from_pretrained(model_name_or_path)
+    task = find_task(config.model_type)
+    overrides = ["--task", task, *overrides]  # which keys there are depends on it
+    recipe = read_evaluation_recipe(model_name_or_path, task, overrides)
     evaluation_args = recipe.arguments(EvaluationArguments)
-    data_args = recipe.arguments(DataArguments)
+    data_args, data = recipe.arguments(DATA_ARGUMENTS[task]), DATA_MODULES[task]
     split = evaluation_args.split or data_args.eval_split
     if split is None:
         raise ValueError("split is not set; say what to evaluate on, as in `--split test`.")
 
     # A light model reads its LLM layer again, from another place if a flag says so.
     moved = read_recipe(None, overrides, [EvaluationArguments]).llm_block
-    model = AutoModelForImageClassification.from_pretrained(
+    model: Any = MODELS[config.model_type].from_pretrained(
         model_name_or_path, **({"llm_block": moved} if moved else {})
     )
-    processor = AutoImageProcessor.from_pretrained(model_name_or_path, backend="pil")
-    dataset = take_samples(data_args, load_split(data_args, split), data_args.max_eval_samples)
-    eval_dataset = build_eval_dataset(data_args, split, dataset, processor, model.config.label2id)
+    processor = data.load_processor(model_name_or_path)
+    dataset = take_samples(data_args, data.load_split(data_args, split), data_args.max_eval_samples)
+    label_ids = match_labels(data_args, dataset, model.config.label2id)
+    prepare = data.build_preparer(data_args, split, processor, label_ids, model.config, None)
     with tempfile.TemporaryDirectory() as output_dir:
         args = TrainingArguments(
             output_dir,
@@ -89,15 +80,9 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             report_to="none",
             **{name: recipe.values[name] for name in TRAINER_KEYS if name in recipe.values},
         )
-        trainer = Trainer(
-            model,
-            args,
-            data_collator=collate_images,
-            compute_loss_func=ClassificationLoss(label_smoothing=0.0),
-            compute_metrics=compute_accuracy,
-            preprocess_logits_for_metrics=best_five,
-        )
-        metrics = trainer.evaluate(eval_dataset)
+        batches = data.build_batches(data_args, processor, model.config.num_labels)
+        trainer = ClassificationTrainer(model, args, data_collator=data.collate, batches=batches)
+        metrics = trainer.evaluate(prepared_for_evaluation(dataset, prepare))
 
     results = {
         "model": model_name_or_path,
@@ -115,18 +100,19 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     return results
 
 
-def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) -> Recipe:
+def read_evaluation_recipe(model_name_or_path: str, task: str, overrides: Sequence[str]) -> Recipe:
     """The recipe that is named, or the one the model was trained by, or flags alone."""
     extra = [EvaluationArguments]
     flags = read_recipe(None, overrides, extra)
-    given = flags.values
-    known = DATA_KEYS | TRAINER_KEYS | {field.name for field in fields(EvaluationArguments)}
+    given = {name: value for name, value in flags.values.items() if name != "task"}
+    known = DATA_KEYS | set(DATA_ARGUMENTS[task].evaluation_keys) | TRAINER_KEYS
+    known |= {field.name for field in fields(EvaluationArguments)}
     changed = set(flags.llm_block or {}) - {"llm_name_or_path", "llm_revision"}
     useless = [*(set(given) - known), *(f"host.{n}" for n in flags.host), *(f"llm_block.{n}" for n in changed)]
     if useless:
         flags_of_no_use = ", ".join(f"--{name}" for name in sorted(useless))
         raise ValueError(
-            f"Command line: evaluate makes no use of {flags_of_no_use}; the saved model and its image processor are "
+            f"Command line: evaluate makes no use of {flags_of_no_use}; the saved model and its processor are "
             f"evaluated as they are. It takes {', '.join(sorted(known))}, llm_block.llm_name_or_path and "
             "llm_block.llm_revision."
         )

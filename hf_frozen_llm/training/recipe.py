@@ -21,7 +21,8 @@ import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.vision_host import image_half
-from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
+from hf_frozen_llm.tasks import DATA_ARGUMENTS
+from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 
 
 GROUPS = ("llm_block", "host", "lora")
@@ -177,12 +178,13 @@ def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence
 
 
 def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type]) -> Recipe:
-    valid: dict[str, Any] = {}
-    for cls in (ModelArguments, DataArguments, RunArguments, TrainingArguments, *extra):
+    valid = {field.name: field.type for field in dataclasses.fields(ModelArguments)}
+    task, model_type = (
+        cast(name, valid[name], *entries[name]) if name in entries else getattr(ModelArguments, name)
+        for name in ("task", "model_type")
+    )
+    for cls in (DATA_ARGUMENTS[task], RunArguments, TrainingArguments, *extra):
         valid |= {field.name: field.type for field in dataclasses.fields(cls)}
-    model_type = "vit_with_llm_block"
-    if "model_type" in entries:
-        model_type = cast("model_type", valid["model_type"], *entries["model_type"])
     valid |= {f"llm_block.{name}": type_ for name, type_ in own_fields(LLMBlockConfig).items()}
     valid |= {f"host.{name}": type_ for name, type_ in host_fields(model_type, entries).items()}
     valid |= {f"lora.{name}": type_ for name, type_ in typing.get_type_hints(LoraConfig).items()}

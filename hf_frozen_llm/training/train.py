@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForImageClassification,
-    EvalPrediction,
     PreTrainedModel,
-    Trainer,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
@@ -23,34 +20,28 @@ from transformers import (
     set_seed,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.trainer_callback import ExportableState
 
 from hf_frozen_llm import LLMBlockConfig
-from hf_frozen_llm.data.images import (
+from hf_frozen_llm.data.examples import (
     HFDataset,
-    ImageDataset,
-    ImagePreparer,
-    StreamingImageDataset,
-    build_augmentation,
-    build_image_processor,
-    collate_images,
+    PreparedDataset,
+    Preparer,
+    StreamingPreparedDataset,
     find_class_names,
-    find_image_size,
-    load_split,
     match_labels,
-    read_published_processor,
     take_samples,
 )
-from hf_frozen_llm.metrics import TopKAccuracy
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.vision_host import image_half
+from hf_frozen_llm.tasks import DATA_ARGUMENTS, DATA_MODULES, MODELS
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 from hf_frozen_llm.training.checkpoints import find_checkpoints, find_defect, last_complete_checkpoint
 from hf_frozen_llm.training.lora import add_lora
 from hf_frozen_llm.training.recipe import Recipe, read_recipe
 from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
+from hf_frozen_llm.training.trainer import ClassificationTrainer
 
 
 def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -69,19 +60,20 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     recipe = read_recipe(recipe_path, overrides)
     run_args = recipe.arguments(RunArguments)
     model_args = recipe.arguments(ModelArguments)
-    data_args = recipe.arguments(DataArguments)
+    data_args = recipe.arguments(DATA_ARGUMENTS[model_args.task])
+    data = DATA_MODULES[model_args.task]
     args = build_training_arguments(recipe, model_args, run_args, data_args)
     llm_block = None if recipe.llm_block is None else LLMBlockConfig(**recipe.llm_block)
     checkpoint = find_checkpoint_to_resume(args, run_args)
 
     enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):
-        train_split = load_split(data_args, data_args.train_split)
+        train_split = data.load_split(data_args, data_args.train_split)
         class_names = find_class_names(data_args, train_split)
         train_split = take_samples(data_args, train_split, data_args.max_train_samples)
         eval_split = None
         if data_args.eval_split is not None:
-            eval_split = load_split(data_args, data_args.eval_split)
+            eval_split = data.load_split(data_args, data_args.eval_split)
             eval_split = take_samples(data_args, eval_split, data_args.max_eval_samples)
         label2id = {name: index for index, name in enumerate(class_names)}
     model = build_model(model_args, recipe.host, llm_block, label2id)
@@ -91,34 +83,34 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     if checkpoint is not None:
         check_same_model(checkpoint, model, recipe.lora)
 
-    published = read_published_processor(data_args, recipe.host.get("name_or_path"))
-    image_size = find_image_size(data_args, recipe.host, published, model.config.image_size)
-    processor = build_image_processor(data_args, image_size, published)
-    augmentation = build_augmentation(data_args, image_size)
+    processor = data.build_processor(data_args, recipe.host, model.config)
     label_ids = match_labels(data_args, train_split, label2id)
     data_seed = args.seed if args.data_seed is None else args.data_seed
-    prepare = ImagePreparer(data_args, data_args.train_split, processor, label_ids, augmentation, data_seed)
-    train_dataset: ImageDataset | StreamingImageDataset
+    prepare = data.build_preparer(data_args, data_args.train_split, processor, label_ids, model.config, data_seed)
+    train_dataset: PreparedDataset | StreamingPreparedDataset
     if data_args.streaming:
         train_split = train_split.shuffle(seed=data_seed, buffer_size=data_args.shuffle_buffer_size)
-        train_dataset = StreamingImageDataset(train_split, prepare, repeat=True)
+        train_dataset = StreamingPreparedDataset(train_split, prepare, repeat=True)
     else:
-        train_dataset = ImageDataset(train_split, prepare)
+        train_dataset = PreparedDataset(train_split, prepare)
     eval_dataset = None
     if eval_split is not None:
-        eval_dataset = build_eval_dataset(data_args, data_args.eval_split, eval_split, processor, label2id)
+        label_ids = match_labels(data_args, eval_split, label2id)
+        prepare = data.build_preparer(data_args, data_args.eval_split, processor, label_ids, model.config, None)
+        eval_dataset = prepared_for_evaluation(eval_split, prepare)
 
     progress = RunProgress(train_dataset, recipe.lora)
-    trainer = Trainer(
+    trainer = ClassificationTrainer(
         model,
         args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        data_collator=collate_images,
+        data_collator=data.collate,
         processing_class=processor,
-        compute_loss_func=ClassificationLoss(args.label_smoothing_factor),
-        compute_metrics=compute_accuracy,
-        preprocess_logits_for_metrics=best_five,
+        batches=data.build_batches(data_args, processor, len(label2id)),
+        label_smoothing=args.label_smoothing_factor,
+        layer_decay=run_args.layer_decay,
+        projection_learning_rate_scale=run_args.projection_learning_rate_scale,
         callbacks=[progress],
     )
     if trainer.is_world_process_zero():
@@ -175,10 +167,10 @@ def build_training_arguments(
     if data_args.eval_split is None and args.eval_strategy != "no":
         raise ValueError(f"eval_strategy is {args.eval_strategy.value!r}, but there is no eval_split to evaluate on.")
     if data_args.eval_split is not None and args.dataloader_drop_last:
-        raise ValueError("dataloader_drop_last would leave out images of eval_split as well; remove it.")
+        raise ValueError("dataloader_drop_last would leave out examples of eval_split as well; remove it.")
     if run_args.base_learning_rate is not None:
-        images_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        args.learning_rate = run_args.base_learning_rate * images_per_step / 512
+        examples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        args.learning_rate = run_args.base_learning_rate * examples_per_step / run_args.base_batch_size
     return args
 
 
@@ -214,10 +206,11 @@ def build_model(
         "llm_block": llm_block,
         **({"pooling": args.pooling} if is_any_host else {}),
     }
+    model_class: Any = MODELS[args.model_type]
     if name_or_path is None:
         if is_any_host:
             fields = {"vision_config": AutoConfig.for_model(host_type, **fields)}
-        model = AutoModelForImageClassification.from_config(config_class(**fields, **options))
+        model = model_class(config_class(**fields, **options))
     else:
         if host_type is not None:
             published_type = image_half(AutoConfig.from_pretrained(name_or_path)).model_type
@@ -226,11 +219,15 @@ def build_model(
                     f"host.model_type is {host_type!r}, but host.name_or_path {name_or_path!r} is a {published_type}. "
                     "Remove host.model_type."
                 )
-        model_class: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config_class]
         model = model_class.from_host_pretrained(name_or_path, dtype=torch.float32, **options, **fields)
-    if model.config.num_channels != 3:
-        raise ValueError(f"host.num_channels is {model.config.num_channels}; images are read with 3 channels (RGB).")
+    if args.classifier_init_scale != 1:
+        with torch.no_grad():
+            last_linear(model.classifier).weight.mul_(args.classifier_init_scale)
     return model
+
+
+def last_linear(module: nn.Module) -> nn.Linear:
+    return [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
 
 
 def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock, lora: dict[str, Any] | None) -> None:
@@ -274,34 +271,10 @@ def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock, lora:
                 )
 
 
-def build_eval_dataset(
-    args: DataArguments, split: str, dataset: HFDataset, processor, label2id: dict[str, int]
-) -> ImageDataset | StreamingImageDataset:
-    prepare = ImagePreparer(args, split, processor, match_labels(args, dataset, label2id))
-    if args.streaming:
-        return StreamingImageDataset(dataset, prepare, repeat=False)
-    return ImageDataset(dataset, prepare)
-
-
-class ClassificationLoss:
-    """Cross-entropy. Labels are smoothed in training only, so that evaluation losses of all runs compare."""
-
-    def __init__(self, label_smoothing: float):
-        self.label_smoothing = label_smoothing
-
-    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
-        label_smoothing = self.label_smoothing if torch.is_grad_enabled() else 0.0
-        loss = F.cross_entropy(outputs["logits"].float(), labels, reduction="sum", label_smoothing=label_smoothing)
-        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-
-def best_five(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return logits.topk(min(5, logits.shape[-1])).indices
-
-
-def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    metric = TopKAccuracy(keep_in_memory=True)
-    return metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+def prepared_for_evaluation(split: HFDataset, prepare: Preparer) -> PreparedDataset | StreamingPreparedDataset:
+    if prepare.args.streaming:
+        return StreamingPreparedDataset(split, prepare, repeat=False)
+    return PreparedDataset(split, prepare)
 
 
 class RunProgress(TrainerCallback, ExportableState):
@@ -310,7 +283,7 @@ class RunProgress(TrainerCallback, ExportableState):
     checkpoint the LoRA it was trained with.
     """
 
-    def __init__(self, dataset: ImageDataset | StreamingImageDataset, lora: dict[str, Any] | None):
+    def __init__(self, dataset: PreparedDataset | StreamingPreparedDataset, lora: dict[str, Any] | None):
         self.dataset = dataset
         self.lora = lora
         self.earlier_seconds = 0.0
@@ -328,7 +301,7 @@ class RunProgress(TrainerCallback, ExportableState):
         self.started = time.monotonic()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        if isinstance(self.dataset, ImageDataset):
+        if isinstance(self.dataset, PreparedDataset):
             self.dataset.set_epoch(int(state.epoch or 0))
 
 

@@ -13,21 +13,24 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from hf_frozen_llm.data.images import (
-    Augmentation,
-    ImageDataset,
-    ImagePreparer,
-    StreamingImageDataset,
-    build_image_processor,
-    collate_images,
+from hf_frozen_llm.data.examples import (
+    StreamingPreparedDataset,
     find_class_names,
-    find_image_size,
-    load_split,
     match_labels,
-    read_published_processor,
     take_samples,
 )
-from hf_frozen_llm.training.arguments import DataArguments
+from hf_frozen_llm.data.images import (
+    Augmentation,
+    ImagePreparer,
+    build_image_processor,
+    collate,
+    draw_crop,
+    find_image_size,
+    load_split,
+    read_published_processor,
+)
+from hf_frozen_llm.training.arguments import ImageDataArguments
+from hf_frozen_llm.training.train import prepared_for_evaluation
 
 
 LABEL2ID = {name: index for index, name in enumerate(CLASSES)}
@@ -41,8 +44,8 @@ def parquet(tmp_path_factory):
 def load(args, split="train", augmentation=None, label2id=LABEL2ID, max_samples=None):
     dataset = take_samples(args, load_split(args, split), max_samples)
     processor = build_image_processor(args, 16, None)
-    prepare = ImagePreparer(args, split, processor, match_labels(args, dataset, label2id), augmentation)
-    return StreamingImageDataset(dataset, prepare, repeat=False) if args.streaming else ImageDataset(dataset, prepare)
+    prepare = ImagePreparer(args, split, processor, match_labels(args, dataset, label2id), augmentation=augmentation)
+    return prepared_for_evaluation(dataset, prepare)
 
 
 def crops(scale=(0.3, 1.0), flip=True):
@@ -53,13 +56,13 @@ def crops(scale=(0.3, 1.0), flip=True):
 @pytest.mark.parametrize("form", ["parquet", "file", "images"])
 def test_forms_of_data_give_the_same_tensors(tmp_path, form, streaming):
     if form == "images":
-        args = DataArguments(write_image_folder(tmp_path, {"train": 12, "test": 6}), streaming=streaming)
+        args = ImageDataArguments(write_image_folder(tmp_path, {"train": 12, "test": 6}), streaming=streaming)
     else:
         folder = write_parquet(tmp_path, {"train": 12, "test": 6})
         file = f"{folder}/train-00000-of-00001.parquet"
-        args = DataArguments(file if form == "file" else folder, streaming=streaming)
+        args = ImageDataArguments(file if form == "file" else folder, streaming=streaming)
     assert find_class_names(args, load_split(args, "train")) == CLASSES
-    batch = collate_images(list(load(args)))
+    batch = collate(list(load(args)))
     order = torch.argsort(batch["labels"], stable=True)
 
     expected = make_split(12, seed=0)
@@ -76,16 +79,16 @@ def test_forms_of_data_give_the_same_tensors(tmp_path, form, streaming):
 
 
 def test_subsets_are_fixed_and_mixed(parquet):
-    args = DataArguments(parquet, image_column="img")
+    args = ImageDataArguments(parquet, image_column="img")
     first, second = load(args, max_samples=20), load(args, max_samples=20)
     assert len(first) == 20
     assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(first, second))
     assert len({row["labels"] for row in first}) > 3
-    assert len(list(load(DataArguments(parquet, image_column="img", streaming=True), max_samples=20))) == 20
+    assert len(list(load(ImageDataArguments(parquet, image_column="img", streaming=True), max_samples=20))) == 20
 
 
 def test_labels_are_matched_by_name(parquet):
-    args = DataArguments(parquet, image_column="img")
+    args = ImageDataArguments(parquet, image_column="img")
     turned = {name: index for index, name in enumerate(reversed(CLASSES))}
     assert [row["labels"] for row in load(args, label2id=turned)][:6] == [5, 4, 3, 2, 1, 0]
     with pytest.raises(ValueError, match="the model does not know the classes ant, bee"):
@@ -99,11 +102,11 @@ def test_labels_are_matched_by_name(parquet):
 def test_labels_without_names(tmp_path, labels, names):
     images = make_split(3)["image"]
     datasets.Dataset.from_dict({"image": list(images), "label": labels}).to_parquet(tmp_path / "train.parquet")
-    args = DataArguments(str(tmp_path))
+    args = ImageDataArguments(str(tmp_path))
     assert find_class_names(args, load_split(args, "train")) == names
     label2id = {name: index for index, name in enumerate(names)}
     assert [names[row["labels"]] for row in load(args, label2id=label2id)] == [str(label) for label in labels]
-    stream = DataArguments(str(tmp_path), streaming=True)
+    stream = ImageDataArguments(str(tmp_path), streaming=True)
     with pytest.raises(ValueError, match="Set class_names"):
         find_class_names(stream, load_split(stream, "train"))
     stream.class_names = names
@@ -121,24 +124,24 @@ def test_labels_without_names(tmp_path, labels, names):
     ],
 )
 def test_wrong_columns_and_splits(parquet, changes, split, message, streaming):
-    args = DataArguments(parquet, **{"image_column": "img", "streaming": streaming, **changes})
+    args = ImageDataArguments(parquet, **{"image_column": "img", "streaming": streaming, **changes})
     with pytest.raises(ValueError, match=message):
         load_split(args, split)
 
 
 def test_wrong_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        load_split(DataArguments(str(tmp_path / "nothing")), "train")
+        load_split(ImageDataArguments(str(tmp_path / "nothing")), "train")
     (tmp_path / "data.csv").write_text("a,b\n")
     with pytest.raises(ValueError, match=r"only \.parquet files and folders"):
-        load_split(DataArguments(str(tmp_path / "data.csv")), "train")
+        load_split(ImageDataArguments(str(tmp_path / "data.csv")), "train")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_empty_data(tmp_path, streaming):
     make_split(2).select([]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=r"\[train\] (is empty|could not be loaded: .* corresponds to no data)"):
-        load_split(DataArguments(str(tmp_path), streaming=streaming), "train")
+        load_split(ImageDataArguments(str(tmp_path), streaming=streaming), "train")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -150,7 +153,7 @@ def test_broken_images_are_named(tmp_path, damage, streaming):
     features = make_split(1).features
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=r"\[train\], row 2.*image (cannot be decoded|is missing)") as error:
-        list(load(DataArguments(str(tmp_path), streaming=streaming)))
+        list(load(ImageDataArguments(str(tmp_path), streaming=streaming)))
     assert damage == "missing" or "third.png" in str(error.value)
 
 
@@ -158,7 +161,7 @@ def test_labels_outside_the_classes_are_named(tmp_path):
     images = list(make_split(3)["image"])
     datasets.Dataset.from_dict({"image": images, "label": [0, 1, -1]}).to_parquet(tmp_path / "test.parquet")
     with pytest.raises(ValueError, match=r"\[test\], row 2: 'label' is -1, which is none of the 6 classes"):
-        list(load(DataArguments(str(tmp_path)), split="test"))
+        list(load(ImageDataArguments(str(tmp_path)), split="test"))
 
 
 def test_colour_modes_become_rgb(tmp_path):
@@ -167,11 +170,11 @@ def test_colour_modes_become_rgb(tmp_path):
         folder = tmp_path / "train" / CLASSES[index]
         folder.mkdir(parents=True)
         image.save(folder / f"x.{'tiff' if image.mode == 'CMYK' else 'png'}")
-    assert collate_images(list(load(DataArguments(str(tmp_path)))))["pixel_values"].shape == (6, 3, 16, 16)
+    assert collate(list(load(ImageDataArguments(str(tmp_path)))))["pixel_values"].shape == (6, 3, 16, 16)
 
 
 def test_centre_crop_keeps_the_aspect_ratio():
-    args = DataArguments("x", crop_pct=0.875, interpolation="bilinear")
+    args = ImageDataArguments("x", crop_pct=0.875, interpolation="bilinear")
     processor = build_image_processor(args, 224, None)
     stripes = np.zeros((256, 512, 3), np.uint8)
     stripes[:, 144:368] = 255  # what is left of a 512 x 256 picture
@@ -181,9 +184,9 @@ def test_centre_crop_keeps_the_aspect_ratio():
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_alone(parquet):
-    args = DataArguments(parquet, image_column="img")
+    args = ImageDataArguments(parquet, image_column="img")
     dataset = load(args, augmentation=crops())
-    loaders = [DataLoader(dataset, batch_size=7, collate_fn=collate_images, num_workers=n) for n in (0, 2)]
+    loaders = [DataLoader(dataset, batch_size=7, collate_fn=collate, num_workers=n) for n in (0, 2)]
     epochs = []
     for epoch in (0, 1, 0):
         dataset.set_epoch(epoch)
@@ -196,8 +199,8 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(parquet):
 
 
 def test_epoch_reaches_workers_that_stay(parquet):
-    dataset = load(DataArguments(parquet, image_column="img"), augmentation=crops())
-    stay = DataLoader(dataset, batch_size=30, collate_fn=collate_images, num_workers=1, persistent_workers=True)
+    dataset = load(ImageDataArguments(parquet, image_column="img"), augmentation=crops())
+    stay = DataLoader(dataset, batch_size=30, collate_fn=collate, num_workers=1, persistent_workers=True)
     for epoch in range(2):
         dataset.set_epoch(epoch)
         seen = torch.cat([batch["pixel_values"] for batch in stay])
@@ -206,15 +209,14 @@ def test_epoch_reaches_workers_that_stay(parquet):
 
 def test_crops_lie_in_the_image_and_cover_what_they_should():
     rng = np.random.default_rng(0)
-    augmentation = crops(scale=(0.25, 0.5))
     shares, flips = [], 0
     for _ in range(500):
-        left, top, width, height = augmentation.draw_crop((200, 100), rng)
+        left, top, width, height = draw_crop((200, 100), (0.25, 0.5), rng)
         assert left >= 0 and top >= 0 and left + width <= 200 and top + height <= 100
         assert 0.7 < width / height < 1.4
         shares.append(width * height / 20000)
     assert 0.24 < min(shares) < 0.27 and 0.45 < max(shares) < 0.51
-    left, top, width, height = crops(scale=(1.0, 1.0)).draw_crop((400, 20), rng)
+    left, top, width, height = draw_crop((400, 20), (1.0, 1.0), rng)
     assert (width, height, top) == (27, 20, 0) and left == 186
 
     half = np.zeros((8, 8, 3), np.uint8)
@@ -227,11 +229,12 @@ def test_crops_lie_in_the_image_and_cover_what_they_should():
 
 
 def test_stream_repeats_in_a_new_order(parquet):
-    args = DataArguments(parquet, image_column="img", streaming=True)
+    args = ImageDataArguments(parquet, image_column="img", streaming=True)
     rows = load_split(args, "train").shuffle(seed=1, buffer_size=100)
-    prepare = ImagePreparer(args, "train", build_image_processor(args, 16, None), {i: i for i in range(6)}, crops())
-    stream = iter(StreamingImageDataset(rows, prepare, repeat=True))
-    again = iter(StreamingImageDataset(rows, prepare, repeat=True))
+    processor = build_image_processor(args, 16, None)
+    prepare = ImagePreparer(args, "train", processor, {i: i for i in range(6)}, augmentation=crops())
+    stream = iter(StreamingPreparedDataset(rows, prepare, repeat=True))
+    again = iter(StreamingPreparedDataset(rows, prepare, repeat=True))
     drawn = [next(stream) for _ in range(120)]
     assert [row["labels"] for row in drawn[:60]] != [row["labels"] for row in drawn[60:]]
     assert sorted(row["labels"] for row in drawn[:60]) == sorted(row["labels"] for row in drawn[60:])
@@ -239,13 +242,13 @@ def test_stream_repeats_in_a_new_order(parquet):
 
 
 def test_processor_of_a_published_host_keeps_its_figures(tmp_path):
-    build_image_processor(DataArguments("x", image_mean=[0.1, 0.2, 0.3]), 32, None).save_pretrained(tmp_path)
-    args = DataArguments("x")
+    build_image_processor(ImageDataArguments("x", image_mean=[0.1, 0.2, 0.3]), 32, None).save_pretrained(tmp_path)
+    args = ImageDataArguments("x")
     processor = build_image_processor(args, 16, read_published_processor(args, str(tmp_path)))
     assert list(processor.image_mean) == [0.1, 0.2, 0.3]
     assert dict(processor.size)["height"] == 16
     shutil.rmtree(tmp_path)
-    assert list(build_image_processor(DataArguments("x"), 16, None).image_mean) == [0.485, 0.456, 0.406]
+    assert list(build_image_processor(ImageDataArguments("x"), 16, None).image_mean) == [0.485, 0.456, 0.406]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,7 @@ def test_published_processors_of_other_classes(tmp_path, published, size):
     else:
         mean, std = list(published.image_mean), list(published.image_std)
         published.save_pretrained(tmp_path)
-    args = DataArguments("x")
+    args = ImageDataArguments("x")
     settings = read_published_processor(args, str(tmp_path))
     image_size = find_image_size(args, {}, settings, 40)
     processor = build_image_processor(args, image_size, settings)
@@ -281,24 +284,24 @@ def test_published_processors_of_other_classes(tmp_path, published, size):
     assert tuple(pixels.shape[-2:]) == size
 
     assert find_image_size(args, {"image_size": 32}, settings, 32) == 32
-    assert find_image_size(DataArguments("x", image_size=8), {"image_size": 32}, settings, 32) == 8
+    assert find_image_size(ImageDataArguments("x", image_size=8), {"image_size": 32}, settings, 32) == 8
     assert find_image_size(args, {}, None, (16, 24)) == (16, 24)
 
 
 def test_published_host_without_a_processor(tmp_path):
     with pytest.raises(ValueError, match=r"no image processor .* says image_mean and image_std. Set image_mean and"):
-        read_published_processor(DataArguments("x"), str(tmp_path))
-    args = DataArguments("x", image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+        read_published_processor(ImageDataArguments("x"), str(tmp_path))
+    args = ImageDataArguments("x", image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
     settings = read_published_processor(args, str(tmp_path))
     assert find_image_size(args, {}, settings, 16) == 16
     assert list(build_image_processor(args, 16, settings).image_std) == [0.4, 0.5, 0.6]
     figures = '"image_mean": [127.5, 127.5, 127.5], "image_std": [127.5, 127.5, 127.5]'
     (tmp_path / "preprocessor_config.json").write_text(f'{{"do_rescale": false, {figures}}}')
     with pytest.raises(ValueError, match="do_rescale=False, but images are always rescaled"):
-        read_published_processor(DataArguments("x"), str(tmp_path))
+        read_published_processor(ImageDataArguments("x"), str(tmp_path))
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3]}')
     with pytest.raises(ValueError, match=r"says image_std\. Set"):
-        read_published_processor(DataArguments("x"), str(tmp_path))
+        read_published_processor(ImageDataArguments("x"), str(tmp_path))
 
 
 def test_classes_are_those_of_the_whole_split(tmp_path):
@@ -307,7 +310,7 @@ def test_classes_are_those_of_the_whole_split(tmp_path):
         lambda row: {"label": CLASSES[row["label"]]},
         features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}),
     ).to_parquet(tmp_path / "train-00000-of-00001.parquet")
-    args = DataArguments(str(tmp_path), max_train_samples=2)
+    args = ImageDataArguments(str(tmp_path), max_train_samples=2)
     split = load_split(args, "train")
     assert find_class_names(args, split) == CLASSES
     assert len(take_samples(args, split, 2)) == 2
@@ -315,4 +318,4 @@ def test_classes_are_those_of_the_whole_split(tmp_path):
 
 def test_image_std_must_be_positive():
     with pytest.raises(ValueError, match="image_std"):
-        DataArguments("data", image_std=[0.5, 0.0, 0.5])
+        ImageDataArguments("data", image_std=[0.5, 0.0, 0.5])

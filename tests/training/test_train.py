@@ -21,7 +21,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from hf_frozen_llm import ViTWithLLMBlockForImageClassification
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.training.checkpoints import find_defect, last_complete_checkpoint
-from hf_frozen_llm.training.train import ClassificationLoss
+from hf_frozen_llm.training.trainer import ClassificationLoss
 
 
 SHORT = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
@@ -321,7 +321,7 @@ def test_labels_are_smoothed_in_training_only():
         (["--output_dir", ""], "output_dir is not set"),
         (["--streaming", "true"], "streaming needs max_steps"),
         (["--eval_split", "null"], "there is no eval_split"),
-        (["--dataloader_drop_last", "true"], "would leave out images of eval_split"),
+        (["--dataloader_drop_last", "true"], "would leave out examples of eval_split"),
         (["--host.num_channels", "1"], "host.num_channels is 1"),
         (["--llm_block.final_norm", "layer"], "`llm_block.final_norm` must be 'unit' or 'pretrained' or 'none'"),
         (["--label_column", "class"], "has no column 'class'"),

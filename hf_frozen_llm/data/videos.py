@@ -1,0 +1,386 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""
+Labelled videos from the Hub, a folder, parquet files or Something-Something's annotations, as clips for a classifier.
+
+PyAV reads the files: its wheels bring FFmpeg along, where torchcodec and decord need one that is installed and fits.
+"""
+
+import csv
+import importlib.util
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import torch
+from PIL import Image
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from hf_frozen_llm.data.augmentation import erase_randomly, mix, rand_augment
+from hf_frozen_llm.data.examples import HFDataset, Preparer, find_local, load_columns, select_columns
+from hf_frozen_llm.data.images import draw_crop
+from hf_frozen_llm.training.arguments import VideoDataArguments
+
+
+INSTALL = "pip install 'hf_frozen_llm[video]'"
+# Folder of Something-Something V2's videos as they are published.
+SSV2_FOLDER = "20bn-something-something-v2"
+
+
+def load_split(args: VideoDataArguments, split: str) -> HFDataset:
+    """Loads one split, its videos still encoded, and checks that it holds what the arguments say."""
+    if Path(split).suffix in (".json", ".csv"):
+        dataset = load_annotations(args, split)
+        return dataset.to_iterable_dataset() if args.streaming else dataset
+    dataset = load_columns(args, split)
+    try:
+        dataset = dataset.cast_column(args.video_column, datasets.Video(decode=False))
+        if args.streaming:
+            next(iter(dataset.take(1)))
+    except (TypeError, ValueError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"{args.dataset_name} [{split}]: column {args.video_column!r} holds no videos. Set video_column to "
+            "another one."
+        ) from error
+    return dataset
+
+
+def load_annotations(args: VideoDataArguments, split: str) -> datasets.Dataset:
+    """
+    Reads a list of video files and their labels.
+
+    Args:
+        args ([`VideoDataArguments`]):
+            `dataset_name` is the folder of the videos, or the folder above `20bn-something-something-v2`.
+        split (`str`):
+            Path of the list, below that folder: a `.json` file as Something-Something V2 has them (`id` and
+            `template`; the classes are those of `labels.json` beside it, if there is one), or a `.csv` file of a path
+            and a label in each row, separated by a space or a comma, as VideoMAE has them.
+
+    Returns:
+        `datasets.Dataset`: paths and labels.
+    """
+    folder, where = find_local(args), f"{args.dataset_name} [{split}]"
+    if folder is None or not (folder / split).is_file():
+        raise FileNotFoundError(f"{where}: there is no file {Path(args.dataset_name, split)}.")
+    file = folder / split
+    videos = folder / SSV2_FOLDER if (folder / SSV2_FOLDER).is_dir() else folder
+    names = None
+    labels: list[Any]
+    if file.suffix == ".csv":
+        text = file.read_text(encoding="utf-8")
+        delimiter = "," if "," in text.partition("\n")[0] else " "
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+        if any(len(row) != 2 for row in rows):
+            raise ValueError(f"{where}: each row must be a path and a label, separated by a space or a comma.")
+        paths = [videos / path for path, _ in rows]
+        labels = [label for _, label in rows]
+        if all(label.isdecimal() for label in labels):
+            labels = [int(label) for label in labels]
+    else:
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8"))
+            paths = [videos / f"{row['id']}.webm" for row in rows]
+            labels = [row["template"].replace("[", "").replace("]", "") for row in rows]
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{where}: not a list of annotations with `id` and `template`, as Something-Something V2 has them: "
+                f"{error!r}"
+            ) from error
+        classes = file.with_name("labels.json")
+        if classes.is_file():
+            numbers = json.loads(classes.read_text(encoding="utf-8"))
+            names = sorted(numbers, key=lambda name: int(numbers[name]))
+            if unknown := sorted(set(labels) - set(names)):
+                raise ValueError(f"{where}: {classes.name} does not have the class {unknown[0]!r}.")
+    if missing := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{where}: {len(missing)} of {len(paths)} videos are missing, the first is {missing[0]}."
+        )
+    feature = datasets.Value("int64" if labels and isinstance(labels[0], int) else "string")
+    if names is not None:
+        feature = datasets.ClassLabel(names=names)
+    features = datasets.Features({args.video_column: datasets.Video(decode=False), args.label_column: feature})
+    rows = {args.video_column: [str(path) for path in paths], args.label_column: labels}
+    return select_columns(args, split, datasets.Dataset.from_dict(rows, features=features))
+
+
+def build_processor(args: VideoDataArguments, host: Mapping[str, Any], config: Any) -> VideoMAEImageProcessorPil:
+    """The processor that is saved with the model."""
+    size = config.image_size
+    if config.num_channels != 3 or not isinstance(size, int):
+        raise ValueError(
+            f"host.num_channels is {config.num_channels} and host.image_size {size}; videos are read as squares with "
+            "3 channels (RGB)."
+        )
+    return VideoMAEImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=args.image_mean or list(IMAGENET_DEFAULT_MEAN),
+        image_std=args.image_std or list(IMAGENET_DEFAULT_STD),
+        resample=Image.Resampling[args.interpolation.upper()],
+    )
+
+
+def load_processor(name_or_path: str) -> VideoMAEImageProcessorPil:
+    """The processor of a saved model."""
+    return VideoMAEImageProcessorPil.from_pretrained(name_or_path)
+
+
+def build_preparer(
+    args: VideoDataArguments, split: str, processor: Any, label_ids: dict[Any, int], config: Any, seed: int | None
+) -> "VideoPreparer":
+    """Without a `seed`, for evaluation."""
+    return VideoPreparer(
+        args, split, processor, label_ids, seed or 0, num_frames=config.num_frames, is_training=seed is not None
+    )
+
+
+def choose_frames(
+    args: VideoDataArguments, total: int, num_frames: int, segment: int = 0, draw: np.ndarray | None = None
+) -> np.ndarray:
+    """
+    Which frames of a video are read. `"uniform"` is as in the released code of the paper (`ssv2.py`), `"dense"` as in
+    VideoMAE's for Kinetics.
+
+    Args:
+        args ([`VideoDataArguments`]): their `sampling`, `frame_stride`, `num_segments` and `repeat_frames`.
+        total (`int`): frames of the video.
+        num_frames (`int`): frames of a clip.
+        segment (`int`, *optional*, defaults to 0): which of the `num_segments` choices, in evaluation.
+        draw (`np.ndarray` of shape `(num_frames,)`, *optional*): uniform numbers in [0, 1), for the random choice of
+            training.
+
+    Returns:
+        `np.ndarray` of shape `(num_frames,)`: their numbers, in order.
+
+    Raises:
+        `ValueError`: if the video is too short.
+    """
+    if total < (1 if args.repeat_frames else num_frames):
+        raise ValueError(
+            f"the video has {total} frames, and the model reads {num_frames}. Leave it out, or set repeat_frames to "
+            "show some of them again."
+        )
+    order = np.arange(num_frames)
+    if args.sampling == "dense":
+        latest = max(0, total - (num_frames - 1) * args.frame_stride - 1)
+        if draw is not None:
+            start = int((latest + 1) * draw[0])
+        else:
+            start = latest // 2 if args.num_segments == 1 else latest * segment // (args.num_segments - 1)
+        return np.minimum(start + order * args.frame_stride, total - 1)
+    if draw is not None:
+        part = total // num_frames or total / num_frames
+        return (part * (order + draw)).astype(int)
+    part = total / num_frames
+    offset = 0.5 if args.num_segments == 1 else segment / args.num_segments
+    return (part * offset + part * order).astype(int)
+
+
+def read_frames(video: Mapping[str, Any], choose: Callable[[int], np.ndarray]) -> dict[int, Image.Image]:
+    """
+    Decodes frames of a video file.
+
+    Args:
+        video (`Mapping[str, Any]`): `bytes` of the file, or its `path`.
+        choose (`Callable[[int], np.ndarray]`): from how many frames there are to the numbers of those that are wanted.
+
+    Returns:
+        `dict[int, Image.Image]`: these, by their numbers.
+
+    Raises:
+        `ValueError`: if it cannot be decoded, or not to the end that its header says.
+    """
+    import av
+
+    def open_video() -> Any:
+        return av.open(io.BytesIO(video["bytes"]) if video.get("bytes") is not None else video["path"])
+
+    try:
+        with open_video() as container:
+            if not container.streams.video:
+                raise ValueError("the file has no pictures")
+            stated = container.streams.video[0].frames
+            # WebM does not say how many there are; a packet is a frame, but for hidden ones.
+            total = stated or sum(packet.size > 0 for packet in container.demux(video=0))
+        wanted = set(choose(total).tolist())
+        frames, decoded = decode(open_video, wanted)
+        if len(frames) < len(wanted) and stated:
+            raise ValueError(f"the file is cut off: {decoded} of its {total} frames are there")
+        if len(frames) < len(wanted):
+            frames, _ = decode(open_video, set(choose(decoded).tolist()))
+    except av.FFmpegError as error:
+        raise ValueError(f"the video cannot be decoded: {error}") from error
+    return frames
+
+
+def decode(open_video: Callable[[], Any], wanted: set[int]) -> tuple[dict[int, Image.Image], int]:
+    """The wanted frames, and how many were decoded: all of them, unless the last wanted one is there."""
+    frames: dict[int, Image.Image] = {}
+    number = -1
+    with open_video() as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                frames[number] = frame.to_image()
+                if len(frames) == len(wanted):
+                    break
+    return frames, number + 1
+
+
+class VideoPreparer(Preparer):
+    """
+    Decodes videos and cuts clips out of them; see [`Preparer`] for the other arguments.
+
+    Args:
+        num_frames (`int`): frames of a clip.
+        is_training (`bool`): whether clips are drawn at random, `samples_per_video` of each video; otherwise an
+            example has all views, `num_segments * num_crops` clips.
+    """
+
+    def __init__(self, *args, num_frames: int, is_training: bool, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.num_frames = num_frames
+        self.is_training = is_training
+        if importlib.util.find_spec("av") is None:
+            raise ImportError(f"Videos are read by PyAV, which is not installed: {INSTALL}")
+
+    def __call__(self, values: Sequence[Any], labels: Sequence[Any], keys: Sequence[tuple[int, ...]]) -> list[dict]:
+        examples = []
+        for video, label, key in zip(values, labels, keys):
+            label_id = self.find_label(label, key)
+            if video is None:
+                raise ValueError(f"{self.where(key)}: the video is missing.")
+            rng = np.random.default_rng((self.seed, *key))
+            try:
+                clips = self.draw_clips(video, rng) if self.is_training else [self.cut_views(video)]
+            except (OSError, ValueError) as error:
+                name = f" ({video['path']})" if video.get("path") else ""
+                raise ValueError(f"{self.where(key)}{name}: {error}") from error
+            examples += [{"pixel_values": clip, "labels": label_id} for clip in clips]
+        return examples
+
+    def draw_clips(self, video: Mapping[str, Any], rng: np.random.Generator) -> list[torch.Tensor]:
+        """`samples_per_video` clips of shape `(num_frames, 3, height, width)`, of the same frames."""
+        chosen = np.empty(0, int)
+        draw = rng.random(self.num_frames)
+
+        def choose(total: int) -> np.ndarray:
+            nonlocal chosen
+            chosen = choose_frames(self.args, total, self.num_frames, draw=draw)
+            return chosen
+
+        frames = read_frames(video, choose)
+        clips = []
+        for _ in range(self.args.samples_per_video):
+            if self.args.random_crop_scale is None:
+                clips.append(self.cut(frames, chosen)[0])
+                continue
+            width, height = frames[chosen[0]].size
+            left, top, w, h = draw_crop((width, height), self.args.random_crop_scale, rng)
+            box, size = (left, top, left + w, top + h), self.size
+            clips.append(to_clip([frames[i].resize((size, size), self.resample, box=box) for i in chosen]))
+        return clips
+
+    def cut_views(self, video: Mapping[str, Any]) -> torch.Tensor:
+        """`(num_segments * num_crops, num_frames, 3, height, width)`."""
+        segments: list[np.ndarray] = []
+
+        def choose(total: int) -> np.ndarray:
+            segments[:] = [
+                choose_frames(self.args, total, self.num_frames, segment) for segment in range(self.args.num_segments)
+            ]
+            return np.concatenate(segments)
+
+        frames = read_frames(video, choose)
+        return torch.cat([self.cut(frames, chosen, self.args.num_crops) for chosen in segments])
+
+    def cut(self, frames: Mapping[int, Image.Image], chosen: np.ndarray, num_crops: int = 1) -> torch.Tensor:
+        """Squares along the longer side, as the model's processor cuts the middle one: `(num_crops, frames, …)`."""
+        width, height = frames[chosen[0]].size
+        short = min(width, height)
+        scaled = int(self.size * width / short), int(self.size * height / short)
+        resized = {i: frames[i].resize(scaled, self.resample) for i in set(chosen.tolist())}
+        views = []
+        for number in range(num_crops):
+            share = 0.5 if num_crops == 1 else number / (num_crops - 1)
+            left, top = (int((side - self.size) * share) for side in scaled)
+            box = (left, top, left + self.size, top + self.size)
+            views.append(to_clip([resized[i].crop(box) for i in chosen.tolist()]))
+        return torch.stack(views)
+
+    @property
+    def size(self) -> int:
+        return self.processor.crop_size["height"]
+
+    @property
+    def resample(self) -> Image.Resampling:
+        return Image.Resampling(self.processor.resample)
+
+
+def to_clip(frames: Sequence[Image.Image]) -> torch.Tensor:
+    """`(frames, 3, height, width)`, 0 to 255."""
+    return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(0, 3, 1, 2).contiguous()
+
+
+def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {
+        "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+        "labels": torch.tensor([example["labels"] for example in examples]),
+    }
+
+
+def build_batches(args: VideoDataArguments, processor: Any, num_labels: int) -> "VideoBatches":
+    if args.rand_augment_ops > 0 and importlib.util.find_spec("kornia") is None:
+        raise ImportError(f"rand_augment_ops needs kornia, which is not installed: {INSTALL}")
+    return VideoBatches(args, processor, num_labels)
+
+
+class VideoBatches:
+    """
+    Augments clips of bytes on the device, and normalises them.
+
+    Args:
+        args ([`VideoDataArguments`]): what is done.
+        processor: its mean and deviation of the colours.
+        num_labels (`int`): classes.
+    """
+
+    def __init__(self, args: VideoDataArguments, processor: Any, num_labels: int):
+        self.args = args
+        self.num_labels = num_labels
+        self.mean, self.std = (
+            torch.tensor(figures).view(3, 1, 1) for figures in (processor.image_mean, processor.image_std)
+        )
+
+    def augment(self, inputs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        args, labels = self.args, inputs["labels"]
+        clips = inputs["pixel_values"].float() / 255
+        if args.rand_augment_ops > 0:
+            fill = self.mean.to(clips.device)
+            clips = rand_augment(clips, args.rand_augment_ops, args.rand_augment_magnitude, fill, rng)
+        if args.random_flip:
+            is_flipped = torch.from_numpy(rng.random(len(clips)) < 0.5).to(clips.device)
+            clips = torch.where(is_flipped.view(-1, 1, 1, 1, 1), clips.flip(-1), clips)
+        clips = self.normalize(clips)
+        if args.random_erasing > 0:
+            clips = erase_randomly(clips, args.random_erasing, rng)
+        if args.mixup_alpha > 0 or args.cutmix_alpha > 0:
+            clips, labels = mix(clips, labels, self.num_labels, args.mixup_alpha, args.cutmix_alpha, rng)
+        return {"pixel_values": clips, "labels": labels}
+
+    def views(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"pixel_values": self.normalize(clips.float() / 255)} for clips in inputs["pixel_values"].unbind(1)]
+
+    def average(self, logits: torch.Tensor) -> torch.Tensor:
+        """Of the probabilities, as the released code does; their logarithms are the logits of the mean."""
+        return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+    def normalize(self, clips: torch.Tensor) -> torch.Tensor:
+        return (clips - self.mean.to(clips.device)) / self.std.to(clips.device)
