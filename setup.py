@@ -15,8 +15,8 @@ MAPPED = {"hf_frozen_llm.modeling": "modeling", "hf_frozen_llm.recipes": "recipe
 EXTRAS = {
     "gguf": ["gguf>=0.10"],
     "onnx": ["onnx>=1.21", "onnxruntime>=1.24", "onnxscript>=0.7"],
-    "video": ["av>=14"],
-    "points": ["h5py"],
+    "video": ["av>=14", "kornia>=0.8"],
+    "points": ["h5py>=3.10", "trimesh>=4"],
     "plot": ["matplotlib>=3.8"],
     "demo": ["gradio>=5"],
 }
@@ -24,6 +24,8 @@ EXTRAS["dev"] = [
     *EXTRAS["gguf"],
     *EXTRAS["onnx"],
     *EXTRAS["plot"],
+    *EXTRAS["points"],
+    *EXTRAS["video"],
     "build",
     "mypy>=1.18",
     "parameterized",

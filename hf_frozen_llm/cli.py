@@ -125,7 +125,7 @@ def convert(
     image_size: int | None = typer.Option(None, help="Of a frame."),
     num_groups: int | None = typer.Option(None, help="Of a cloud of points."),
     group_size: int | None = typer.Option(None, help="Points of a group."),
-    num_labels: int | None = typer.Option(None, help="Of the new classifier of a pre-trained Point-BERT."),
+    num_labels: int | None = typer.Option(None, help="Of the new classifier of a pre-trained host."),
     ema: bool = typer.Option(False, "--ema", help="Take the averaged weights."),
 ) -> None:
     """

@@ -17,10 +17,8 @@ from hf_frozen_llm.modeling.configuration_point_bert_with_llm_block import Point
 from hf_frozen_llm.modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from hf_frozen_llm.modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from hf_frozen_llm.modeling.meta_checkpoint import META_LAYER
-from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
-from hf_frozen_llm.modeling.modeling_videomae_with_llm_block import VideoMAEWithLLMBlockForVideoClassification
-from hf_frozen_llm.modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from hf_frozen_llm.tasks import MODELS
 
 
 _TASKS = ("image-classification", "video-classification", "point-cloud-classification")
@@ -28,6 +26,11 @@ StateDict = dict[str, torch.Tensor]
 
 # What the checkpoints are nested in: DeiT, VideoMAE and Point-BERT each have their own.
 _NESTED_IN = ("model", "module", "base_model", "state_dict")
+# Where pre-trained checkpoints have the host, and what of it is not in the classifier.
+_PRETRAINED = {
+    "transformer_q.": ("transformer_q.cls_head", "transformer_q.mask_token"),
+    "encoder.": ("encoder.norm.",),
+}
 _BLOCK = {
     "llama_dim_mapper1": "llm_block.input_projection",
     "llama_dim_mapper2": "llm_block.output_projection",
@@ -129,7 +132,7 @@ def convert_released_checkpoint(
         `ValueError`: if it cannot be read, is of another task, lacks tensors, has others than those of the model, or
             if something has to be given.
     """
-    return _build(read_released_checkpoint(checkpoint, task, use_ema, **config), task)
+    return _build(read_released_checkpoint(checkpoint, task, use_ema, **config))
 
 
 def convert_to_folder(
@@ -147,16 +150,12 @@ def convert_to_folder(
     if Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
         raise FileExistsError(f"{output} exists already; convert into a new or empty folder.")
     converted = read_released_checkpoint(checkpoint, task, use_ema, **config)
-    _build(converted, task).save_pretrained(output)
+    _build(converted).save_pretrained(output)
     return converted.describe()
 
 
-def _build(converted: ConvertedCheckpoint, task: str) -> PreTrainedModelWithLLMBlock:
-    model_class: Any = {
-        "image-classification": ViTWithLLMBlockForImageClassification,
-        "video-classification": VideoMAEWithLLMBlockForVideoClassification,
-        "point-cloud-classification": PointBertWithLLMBlockForPointCloudClassification,
-    }[task]
+def _build(converted: ConvertedCheckpoint) -> PreTrainedModelWithLLMBlock:
+    model_class: Any = MODELS[converted.config.model_type]
     with tempfile.TemporaryDirectory() as folder:
         converted.config.architectures = [model_class.__name__]
         converted.config.save_pretrained(folder)
@@ -165,7 +164,8 @@ def _build(converted: ConvertedCheckpoint, task: str) -> PreTrainedModelWithLLMB
         model, info = model_class.from_pretrained(folder, output_loading_info=True)
     model.config._name_or_path = ""
     is_pretrained_alone = not any(name.startswith("classifier.") for name in converted.tensors)
-    missing = {name for name in info["missing_keys"] if not (is_pretrained_alone and name.startswith("classifier."))}
+    new = ("classifier.", "fc_norm.") if is_pretrained_alone else ()
+    missing = {name for name in info["missing_keys"] if not name.startswith(new)}
     if problems := sorted({*missing, *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])}):
         raise ValueError(
             f"The checkpoint lacks tensors that the model needs, or has others: {problems}. It is incomplete, or of a "
@@ -237,13 +237,12 @@ def _unwrap(loaded: dict[str, Any], use_ema: bool) -> tuple[StateDict, dict[str,
     tensors = {n.removeprefix("module."): t for n, t in loaded.items() if isinstance(t, torch.Tensor)}
     if not tensors or len(tensors) < len(loaded):
         raise ValueError(f"This is no checkpoint of a model; it holds {sorted(map(str, loaded))[:5]} …")
-    # A pre-trained Point-BERT lies beside its teacher and tokenizer.
-    if any(name.startswith("transformer_q.") for name in tensors):
-        prefix = "transformer_q."
-        why = "of the pre-training alone"
-        kept = {n for n in tensors if n.startswith(prefix) and not n.startswith(f"{prefix}cls_head")}
-        kept -= {f"{prefix}mask_token"}
-        return {n.removeprefix(prefix): tensors[n] for n in kept}, {n: why for n in tensors if n not in kept}
+    # A pre-trained Point-BERT lies beside its teacher and tokenizer, a pre-trained VideoMAE beside its decoder.
+    for prefix, of_pretraining in _PRETRAINED.items():
+        if any(name.startswith(f"{prefix}blocks.") for name in tensors):
+            kept = [n for n in tensors if n.startswith(prefix) and not n.startswith(of_pretraining)]
+            why = "of the pre-training alone"
+            return {n.removeprefix(prefix): tensors[n] for n in kept}, {n: why for n in tensors if n not in kept}
     return tensors, {}
 
 
@@ -358,6 +357,9 @@ def _image_config(state: StateDict, given: _Given) -> ViTWithLLMBlockConfig:
 def _video_config(state: StateDict, given: _Given) -> VideoMAEWithLLMBlockConfig:
     width, channels, tubelet_size, patch_size, _ = state["patch_embed.proj.weight"].shape
     llm_block = _llm_block(state, given, layer_index=15)
+    is_pretrained = "head.weight" not in state
+    if not is_pretrained:
+        given.fields["num_labels"] = given.check("num_labels", len(state["head.weight"]))
     return VideoMAEWithLLMBlockConfig(
         hidden_size=given.check("hidden_size", width),
         num_channels=given.check("num_channels", channels),
@@ -365,8 +367,7 @@ def _video_config(state: StateDict, given: _Given) -> VideoMAEWithLLMBlockConfig
         patch_size=given.check("patch_size", patch_size),
         num_hidden_layers=given.check("num_hidden_layers", _num_layers(state, r"blocks\.(\d+)\.")),
         intermediate_size=given.check("intermediate_size", len(state["blocks.0.mlp.fc1.weight"])),
-        use_mean_pooling=given.check("use_mean_pooling", "fc_norm.weight" in state),
-        **{"num_labels": given.check("num_labels", len(state["head.weight"]))},
+        use_mean_pooling=given.check("use_mean_pooling", is_pretrained or "fc_norm.weight" in state),
         num_frames=given.ask("num_frames", "16"),
         image_size=given.ask("image_size", "224"),
         num_attention_heads=given.ask("num_attention_heads", "6 and 12 of ViT-S and -B"),

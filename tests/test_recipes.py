@@ -6,17 +6,38 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from paths import REPO
-from tiny_runs import TINY, TINY_DINOV2, TINY_SWIN, write_llama, write_parquet
+from tiny_runs import (
+    CLASSES,
+    TINY,
+    TINY_DINOV2,
+    TINY_POINT_BERT,
+    TINY_SWIN,
+    TINY_VIDEOMAE,
+    write_h5,
+    write_llama,
+    write_modelnet40,
+    write_npz,
+    write_parquet,
+    write_something_something,
+    write_video_folder,
+)
 
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
+from hf_frozen_llm.tasks import DATA_ARGUMENTS
+from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.recipe import NO_RECIPES, find_recipe, read_recipe
 
 
 FILES = sorted((REPO / "recipes").glob("*/*.yaml"))
 ACCELERATE = [path for path in FILES if path.parent.name == "accelerate"]
 RECIPES = [path for path in FILES if path.parent.name not in NO_RECIPES]
-SMALL_HOSTS = {None: TINY, "dinov2": TINY_DINOV2, "swin": TINY_SWIN}
+SMALL_HOSTS = {
+    "vit_with_llm_block": TINY,
+    "dinov2": TINY_DINOV2,
+    "swin": TINY_SWIN,
+    "videomae_with_llm_block": TINY_VIDEOMAE,
+    "point_bert_with_llm_block": TINY_POINT_BERT,
+}
 
 
 def name(path):
@@ -34,32 +55,52 @@ def quiet_datasets():
 
 
 def test_there_are_recipes():
-    assert len(RECIPES) >= 10
+    assert len(RECIPES) >= 40
+    for task in ("image", "video", "point_cloud"):
+        assert any(path.parent.name == f"{task}_classification" and path.stem == "tiny" for path in WITH_BASELINE)
+
+
+def write_data(folder, values):
+    """Data in the form that the recipe names, with its splits and columns."""
+    splits = {values["train_split"]: 24, values["eval_split"]: 12}
+    if values["task"] == "image-classification":
+        return write_parquet(folder, splits, image=values["image_column"], label=values["label_column"])
+    if values["train_split"].endswith(".json"):
+        return write_something_something(folder, splits)
+    if values["task"] == "video-classification":
+        return write_video_folder(folder, splits)
+    if values["train_split"].endswith(".h5"):
+        return write_h5(folder, splits, names=False)
+    if values["train_split"].endswith(".txt"):
+        return write_modelnet40(folder, splits)
+    return write_npz(folder.with_suffix(".npz"), splits)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_two_steps(path, llm, tmp_path):
     recipe = read_recipe(path)
-    for arguments in (ModelArguments, DataArguments, RunArguments):
-        recipe.arguments(arguments)
     values = recipe.values
-    sizes = {values["train_split"]: 24, values["eval_split"]: 12}
-    data = write_parquet(tmp_path / "data", sizes, image=values["image_column"], label=values["label_column"])
+    for arguments in (ModelArguments, DATA_ARGUMENTS[values["task"]], RunArguments):
+        recipe.arguments(arguments)
     flags = [
-        "--dataset_name",
-        data,
-        "--output_dir",
-        str(tmp_path / "run"),
-        "--max_steps",
-        "2",
-        "--save_strategy",
-        "no",
+        *("--dataset_name", write_data(tmp_path / "data", values)),
+        *("--output_dir", str(tmp_path / "run")),
+        *("--max_steps", "2"),
+        *("--save_strategy", "no"),
     ]
+    if "name_or_path" in recipe.host:
+        flags += ["--host.name_or_path", "null"]
+    if "class_names" in values:
+        flags += ["--class_names", str(CLASSES)]
+    if values.get("max_points") is not None:
+        flags += ["--max_points", "48"]
+    if values.get("num_candidates") is not None:
+        flags += ["--num_candidates", "40"]
     if recipe.llm_block is not None:
         flags += ["--llm_block.llm_name_or_path", llm, "--llm_block.layer_index", "-1"]
         # The middle of twelve layers is the middle of two.
         flags += ["--llm_block.position", "1"] if recipe.llm_block.get("position", -1) > 0 else []
-    main(["train", str(path), *SMALL_HOSTS[recipe.host.get("model_type")], *flags])
+    main(["train", str(path), *SMALL_HOSTS[recipe.host.get("model_type", values["model_type"])], *flags])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     block = recipe.llm_block or {"kind": "none"}
     is_frozen = block.get("kind", "llm") == "llm" and not block.get("trainable", False)
@@ -68,16 +109,20 @@ def test_two_steps(path, llm, tmp_path):
     assert 0 <= results["metrics"]["eval_top1"] <= 1
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name.startswith("image_")], ids=name)
+OF_THE_PAPER = [path for path in RECIPES if path.parent.name != "quickstart" and path.stem != "tiny"]
+
+
+@pytest.mark.parametrize("path", OF_THE_PAPER, ids=name)
 def test_header_says_what_it_reproduces(path):
     text = path.read_text()
     header = text.partition("\n\n")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     for word in ("arXiv", "table", "row", "Command:", "Override:", "Hardware:", "Score:", "Time:", path.name):
         assert word in header
-    lines = dict(line.removeprefix("# ").split(":", 1) for line in header.splitlines()[2:9] if ": " in line)
-    launcher, _, command = lines["Command"].partition(" -m hf_frozen_llm train ")
-    assert launcher.split() == ["torchrun", "--nproc_per_node", "4"]
+    lines = dict(line.removeprefix("# ").split(":", 1) for line in header.splitlines()[2:11] if ": " in line)
+    launcher, _, command = lines["Command"].strip().rpartition("train ")
+    parallel = "torchrun --nproc_per_node 4 -m hf_frozen_llm"
+    assert launcher.strip() == ("hf-frozen-llm" if path.parent.name.startswith("point_cloud") else parallel)
     assert find_recipe(command) == path
     overridden = read_recipe(path, lines["Override"].split()[1:])
     assert overridden != read_recipe(path)
@@ -93,13 +138,14 @@ def test_pairs_of_recipes_differ_in_the_block_alone():
             assert different == {"llm_block", "output_dir"}
 
 
-ANY_HOST = [path for path in RECIPES if read_recipe(path).values["model_type"] == "vision_with_llm_block"]
+WITH_BASELINE = [path for path in RECIPES if "# Baseline:" in path.read_text()]
 
 
-@pytest.mark.parametrize("path", ANY_HOST, ids=name)
-def test_header_of_any_host_names_the_baseline(path):
+@pytest.mark.parametrize("path", WITH_BASELINE, ids=name)
+def test_header_names_the_baseline(path):
     lines = dict(line.removeprefix("# ").split(":", 1) for line in path.read_text().splitlines() if ": " in line[:12])
-    assert find_recipe(lines["Command"].partition("hf-frozen-llm train ")[2]) == path
+    command = next(line for line in path.read_text().splitlines() if "hf-frozen-llm train " in line)
+    assert find_recipe(command.partition("hf-frozen-llm train ")[2].split()[0]) == path
     ours, plain = (read_recipe(path, flags) for flags in ([], lines["Baseline"].split()[1:]))
     assert plain.llm_block is None and ours.llm_block
     assert plain.host == ours.host

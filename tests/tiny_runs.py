@@ -1,9 +1,12 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """A tiny data set, a tiny LLM and tiny sizes, for tests that train."""
 
+import json
 from pathlib import Path
 
+import av
 import datasets
+import h5py
 import numpy as np
 from PIL import Image
 from tiny_llms import tiny_config, tiny_llm, write_llm
@@ -53,6 +56,31 @@ TINY_SWIN = [
     *TINY_RUN,
 ]
 
+TINY_VIDEOMAE = [
+    *("--host.hidden_size", "16"),
+    *("--host.num_hidden_layers", "2"),
+    *("--host.num_attention_heads", "2"),
+    *("--host.intermediate_size", "32"),
+    *("--host.image_size", "16"),
+    *("--host.patch_size", "8"),
+    *("--host.num_frames", "4"),
+    *TINY_RUN,
+]
+TINY_POINT_BERT = [
+    *("--host.hidden_size", "16"),
+    *("--host.num_hidden_layers", "2"),
+    *("--host.num_attention_heads", "2"),
+    *("--host.intermediate_size", "32"),
+    *("--host.num_groups", "4"),
+    *("--host.group_size", "4"),
+    *("--host.encoder_channels", "[4, 8, 8]"),
+    *("--host.encoder_hidden_size", "8"),
+    *("--host.position_hidden_size", "4"),
+    *("--host.classifier_hidden_size", "8"),
+    *("--num_points", "32"),
+    *TINY_RUN,
+]
+
 
 def make_images(count: int, seed: int = 0) -> tuple[list[Image.Image], list[int]]:
     """Noise, brighter from class to class."""
@@ -85,4 +113,98 @@ def write_image_folder(folder: Path, sizes: dict[str, int] | None = None) -> str
 
 def write_llama(folder: Path) -> str:
     write_llm(tiny_llm(tiny_config("llama")), folder)
+    return str(folder)
+
+
+def make_frames(count: int, seed: int = 0, size: tuple[int, int] = (40, 24)) -> list[Image.Image]:
+    """Noise; the red of frame `n` is about `n`."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for number in range(count):
+        pixels = rng.integers(0, 80, (size[1], size[0], 3), np.uint8)
+        pixels[..., 0] = number
+        frames.append(Image.fromarray(pixels))
+    return frames
+
+
+def write_video(path: Path, frames: list[Image.Image], **options) -> Path:
+    """Without losses, so that a frame tells its number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", **options) as container:
+        stream = container.add_stream("ffv1", rate=12)
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    return path
+
+
+def write_video_folder(folder: Path, sizes: dict[str, int] | None = None) -> str:
+    """`<split>/<class>/<number>.mkv`."""
+    for split, count in (sizes or {"train": 18, "test": 12}).items():
+        for number in range(count):
+            label = CLASSES[number % len(CLASSES)]
+            write_video(folder / split / label / f"{number}.mkv", make_frames(8 + number % 5, number))
+    return str(folder)
+
+
+def write_something_something(folder: Path, sizes: dict[str, int]) -> str:
+    """Annotations and videos as Something-Something V2 has them; `sizes` by the path of the annotations."""
+    names = [f"Moving {name} [something]" for name in CLASSES]
+    for split, count in sizes.items():
+        rows = []
+        for number in range(count):
+            video = f"{Path(split).stem}{number}"
+            write_video(
+                folder / "20bn-something-something-v2" / f"{video}.webm", make_frames(8, number), format="matroska"
+            )
+            rows.append({"id": video, "template": names[number % len(names)], "placeholders": ["a thing"]})
+        (folder / split).parent.mkdir(parents=True, exist_ok=True)
+        (folder / split).write_text(json.dumps(rows))
+        labels = {name.replace("[", "").replace("]", ""): str(number) for number, name in enumerate(names)}
+        (folder / split).with_name("labels.json").write_text(json.dumps(labels))
+    return str(folder)
+
+
+def make_clouds(count: int, num_points: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ellipsoids, longer from class to class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    clouds = rng.normal(size=(count, num_points, 3))
+    clouds /= np.linalg.norm(clouds, axis=-1, keepdims=True)
+    clouds[..., 0] *= 1 + labels[:, None]
+    return clouds.astype(np.float32), labels
+
+
+def write_npz(path: Path, sizes: dict[str, int], **changes) -> str:
+    clouds, labels = make_clouds(sum(sizes.values()))
+    splits = np.repeat(list(sizes), list(sizes.values()))
+    np.savez(path, **{"points": clouds, "label": labels, "split": splits, "classes": np.array(CLASSES), **changes})
+    return str(path)
+
+
+def write_h5(folder: Path, sizes: dict[str, int], names: bool = True) -> str:
+    """As ModelNet40's and ScanObjectNN's: the files `sizes` names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (name, count) in enumerate(sizes.items()):
+        clouds, labels = make_clouds(count, seed=seed)
+        with h5py.File(folder / name, "w") as file:
+            file["data"], file["label"] = clouds, labels[:, None].astype(np.uint8)
+    if names:
+        (folder / "shape_names.txt").write_text("\n".join(CLASSES))
+    return str(folder)
+
+
+def write_modelnet40(folder: Path, sizes: dict[str, int]) -> str:
+    """As `modelnet40_normal_resampled`: a text file of each cloud, with normals; `sizes` by the list's name."""
+    for seed, (split, count) in enumerate(sizes.items()):
+        names = []
+        for number, (cloud, label) in enumerate(zip(*make_clouds(count, seed=seed))):
+            # Classes have underscores, too.
+            name = f"{CLASSES[label]}_thing_{seed}{number:03}"
+            (folder / f"{CLASSES[label]}_thing").mkdir(parents=True, exist_ok=True)
+            np.savetxt(folder / f"{CLASSES[label]}_thing" / f"{name}.txt", np.hstack([cloud, cloud]), "%f", ",")
+            names.append(name)
+        (folder / split).write_text("\n".join(names))
     return str(folder)

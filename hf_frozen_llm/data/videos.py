@@ -119,11 +119,17 @@ def build_processor(args: VideoDataArguments, host: Mapping[str, Any], config: A
             f"host.num_channels is {config.num_channels} and host.image_size {size}; videos are read as squares with "
             "3 channels (RGB)."
         )
+    published: Mapping[str, Any] = {}
+    if host.get("name_or_path") is not None:
+        try:
+            published, _ = VideoMAEImageProcessorPil.get_image_processor_dict(host["name_or_path"])
+        except OSError:
+            published = {}  # a converted checkpoint; those of the released code have ImageNet's
     return VideoMAEImageProcessorPil(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
-        image_mean=args.image_mean or list(IMAGENET_DEFAULT_MEAN),
-        image_std=args.image_std or list(IMAGENET_DEFAULT_STD),
+        image_mean=args.image_mean or published.get("image_mean") or list(IMAGENET_DEFAULT_MEAN),
+        image_std=args.image_std or published.get("image_std") or list(IMAGENET_DEFAULT_STD),
         resample=Image.Resampling[args.interpolation.upper()],
     )
 
@@ -201,7 +207,8 @@ def read_frames(video: Mapping[str, Any], choose: Callable[[int], np.ndarray]) -
     import av
 
     def open_video() -> Any:
-        return av.open(io.BytesIO(video["bytes"]) if video.get("bytes") is not None else video["path"])
+        file = io.BytesIO(video["bytes"]) if video.get("bytes") is not None else video["path"]
+        return av.open(file, metadata_errors="ignore")  # titles in other encodings than UTF-8
 
     try:
         with open_video() as container:

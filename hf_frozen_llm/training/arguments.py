@@ -213,9 +213,9 @@ class VideoDataArguments(DataArguments):
         num_crops (`int`, *optional*, defaults to 1):
             Evaluate on this many squares along the longer side of the video: 1, the middle, or more.
         image_mean (`list[float]`, *optional*):
-            Mean of the channels. By default ImageNet's.
+            Mean of the channels. By default that of the published host, or else ImageNet's.
         image_std (`list[float]`, *optional*):
-            Standard deviation of the channels. By default ImageNet's.
+            Standard deviation of the channels, with the same default.
         interpolation (`"bicubic"` or `"bilinear"`, *optional*, defaults to `"bilinear"`):
             How frames are resized.
         random_crop_scale (`list[float]`, *optional*):

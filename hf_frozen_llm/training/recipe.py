@@ -223,7 +223,7 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
 
 def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> dict[str, Any]:
     """Names and types of the keys of the group `host`: the fields of the host's configuration, and what names it."""
-    keys = {"name_or_path": str}
+    keys: dict[str, Any] = {"name_or_path": str | None}
     config_class: type | None = CONFIG_MAPPING[model_type]
     if model_type == "vision_with_llm_block":
         keys["model_type"] = str
@@ -246,7 +246,10 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
                 f"{problem}, a model of more than images. Name its vision encoder, such as 'clip_vision_model'."
             )
         return config_class
-    if "host.name_or_path" not in entries:
+    name_or_path = None
+    if "host.name_or_path" in entries:
+        name_or_path = cast("host.name_or_path", str | None, *entries["host.name_or_path"])
+    if name_or_path is None:
         raise ValueError(
             "model_type is vision_with_llm_block, but `host` does not say which vision encoder. Set host.model_type "
             "(`--host.model_type dinov2`) to build one, or host.name_or_path (`--host.name_or_path "
@@ -254,7 +257,7 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
         )
     if [key for key in entries if key.startswith("host.")] == ["host.name_or_path"]:
         return None  # a recipe without fields to check can be read where the host is not
-    published = AutoConfig.from_pretrained(cast("host.name_or_path", str, *entries["host.name_or_path"]))
+    published = AutoConfig.from_pretrained(name_or_path)
     return type(image_half(published))
 
 

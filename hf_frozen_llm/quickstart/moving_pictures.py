@@ -1,0 +1,115 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""
+Makes short videos of moving CIFAR-10 pictures, whose class is the motion: `python -m
+hf_frozen_llm.quickstart.moving_pictures --output moving_pictures`.
+
+No single frame tells the class, as in Something-Something's templates. The videos are real files, one folder for each
+split and class, for `video_classification/tiny.yaml`.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import av
+import datasets
+import numpy as np
+from PIL import Image
+
+from hf_frozen_llm.quickstart.downloads import find_dataset
+
+
+MOTIONS = ("down", "grows", "left", "right", "shrinks", "turns left", "turns right", "up")
+SIDE = 64
+FRAMES = 24
+
+
+def make_frames(picture: Image.Image, motion: str, rng: np.random.Generator) -> list[Image.Image]:
+    """
+    A picture that moves over a plain background: where it begins, how large it is, and how fast, is random.
+
+    Args:
+        picture (`Image.Image`): of any size.
+        motion (`str`): one of `MOTIONS`.
+        rng (`np.random.Generator`): what is drawn from.
+
+    Returns:
+        `list[Image.Image]`: 24 frames of 64 x 64 pixels.
+    """
+    background = tuple(int(value) for value in rng.integers(0, 256, 3))
+    side, angle, speed = rng.uniform(24, 40), rng.uniform(-20, 20), rng.uniform(0.6, 1.0)
+    center = rng.uniform(26, 38, 2)
+    frames = []
+    for progress in np.linspace(-0.5, 0.5, FRAMES) * speed:
+        x, y = center
+        turn, scale = angle, 1.0
+        if motion in ("left", "right"):
+            x += 32 * progress * (1 if motion == "right" else -1)
+        elif motion in ("up", "down"):
+            y += 32 * progress * (1 if motion == "down" else -1)
+        elif motion in ("grows", "shrinks"):
+            scale = 2.0 ** (1.6 * progress * (1 if motion == "grows" else -1))
+        else:
+            turn += 90 * progress * (1 if motion == "turns left" else -1)
+        size = max(1, round(side * scale))
+        shape = picture.convert("RGBA").resize((size, size), Image.Resampling.BICUBIC)
+        shape = shape.rotate(turn, Image.Resampling.BICUBIC, expand=True)
+        frame = Image.new("RGB", (SIDE, SIDE), background)
+        frame.paste(shape, (round(x - shape.width / 2), round(y - shape.height / 2)), shape)
+        frames.append(frame)
+    return frames
+
+
+def write_video(path: Path, frames: list[Image.Image]) -> None:
+    """An MPEG-4 file of 12 frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=12)
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+
+
+def make_videos(output: Path, pictures: str, sizes: dict[str, int], seed: int = 0) -> None:
+    """
+    Writes `output/<split>/<motion>/<number>.mp4`.
+
+    Args:
+        output (`Path`): a new folder.
+        pictures (`str`): Hub id or folder of CIFAR-10; each split takes its pictures from the split of its name.
+        sizes (`dict[str, int]`): videos of each split.
+        seed (`int`, *optional*, defaults to 0): of everything that is drawn.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} exists already; give a new folder.")
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for number, (split, size) in enumerate(sizes.items()):
+        rng = np.random.default_rng((seed, number))
+        images = datasets.load_dataset(pictures, split=split)["img"]
+        for index, chosen in enumerate(rng.permutation(len(images))[:size]):
+            motion = MOTIONS[index % len(MOTIONS)]
+            folder = unfinished / split / motion
+            folder.mkdir(parents=True, exist_ok=True)
+            write_video(folder / f"{index:05}.mp4", make_frames(images[int(chosen)].convert("RGB"), motion, rng))
+    unfinished.rename(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m hf_frozen_llm.quickstart.moving_pictures", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("moving_pictures"), help="a new folder")
+    parser.add_argument(
+        "--cache-dir", type=Path, default=Path("~/.cache/hf_frozen_llm/quickstart"), help="where CIFAR-10 is kept"
+    )
+    parser.add_argument("--dataset", help="another copy of CIFAR-10: Hub id or folder of parquet files")
+    parser.add_argument("--train", type=int, default=4000, help="videos to train on")
+    parser.add_argument("--test", type=int, default=800, help="videos to test on")
+    args = parser.parse_args()
+    pictures = args.dataset or find_dataset(args.cache_dir.expanduser())
+    make_videos(args.output, pictures, {"train": args.train, "test": args.test})
+    print(f"{args.train} + {args.test} videos in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
