@@ -54,7 +54,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.1",
-        "datasets>=3",
+        "datasets>=4",
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",
         "numpy>=1.24",

@@ -150,6 +150,26 @@ def test_pretrained_point_bert(released):
     assert model(inputs).logits.shape == (2, 4)
 
 
+def test_pretrained_videomae(released):
+    path, given, inputs, _ = released("video-classification")
+    state = torch.load(path)["model"]
+    host = {n: t for n, t in state.items() if not n.startswith(("llama", "head", "fc_norm"))}
+    pretrained = {f"encoder.{n}": t for n, t in host.items()}
+    pretrained |= {f"encoder.norm.{kind}": torch.zeros(len(state["fc_norm.weight"])) for kind in ("weight", "bias")}
+    pretrained |= {"mask_token": torch.zeros(1), "decoder.blocks.0.norm1.weight": torch.zeros(1)}
+    for name in ("llm_num_attention_heads", "layer_index"):
+        del given[name]
+    converted = read_released_checkpoint({"model": pretrained}, "video-classification", **given)
+    left_out = {"mask_token", "decoder.blocks.0.norm1.weight", "encoder.norm.weight", "encoder.norm.bias"}
+    assert set(converted.left_out) == left_out
+    model = convert_released_checkpoint({"model": pretrained}, "video-classification", **given, num_labels=4)
+    assert model(inputs).logits.shape == (len(inputs), 4) and model.llm_block is None
+    weights = {n: t for n, t in model.state_dict().items() if n.startswith("videomae.") and "patch" in n}
+    assert torch.equal(
+        weights["videomae.embeddings.patch_embeddings.projection.weight"], host["patch_embed.proj.weight"]
+    )
+
+
 @every_task
 def test_what_is_not_shown_is_asked_for(task, released):
     path, given, _, _ = released(task)

@@ -128,7 +128,7 @@ def erase_randomly(clips: torch.Tensor, chance: float, rng: np.random.Generator)
     for clip in clips:
         if rng.random() < chance:
             share, ratio = rng.uniform(0.02, 1 / 3), math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
-            rows, columns = draw_box(*clip.shape[-2:], share, ratio, rng)
+            rows, columns = draw_box(clip.shape[-2], clip.shape[-1], share, ratio, rng)
             part = clip[..., rows, columns]
             part.copy_(torch.randn(part.shape, generator=noise, dtype=part.dtype, device=part.device))
     return clips

@@ -51,7 +51,7 @@ def load(args: DataArguments, source: str, split: str, **options: Any) -> HFData
 
 def select_columns(args: DataArguments, split: str, dataset: HFDataset) -> HFDataset:
     where = f"{args.dataset_name} [{split}]"
-    first = next(iter(dataset.take(1)), None) if args.streaming else None
+    first = next(iter(dataset.take(1).decode(False)), None) if args.streaming else None
     if (first is None) if args.streaming else (len(dataset) == 0):
         raise ValueError(f"{where} is empty.")
     columns = dataset.column_names or list(first or {})

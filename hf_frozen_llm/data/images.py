@@ -186,7 +186,7 @@ def draw_crop(
     """
     width, height = image_size
     for _ in range(10):
-        area = width * height * rng.uniform(*scale)
+        area = width * height * rng.uniform(scale[0], scale[1])
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

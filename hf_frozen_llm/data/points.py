@@ -235,6 +235,10 @@ class PointBatches:
     """
 
     def __init__(self, args: PointDataArguments, num_points: int):
+        for name in ("num_candidates", "max_points"):
+            value = getattr(args, name)
+            if value is not None and value < num_points:
+                raise ValueError(f"{name} is {value}, fewer than num_points, {num_points}.")
         self.args = args
         self.num_points = num_points
 

@@ -36,8 +36,7 @@ SSV2_FOLDER = "20bn-something-something-v2"
 def load_split(args: VideoDataArguments, split: str) -> HFDataset:
     """Loads one split, its videos still encoded, and checks that it holds what the arguments say."""
     if Path(split).suffix in (".json", ".csv"):
-        dataset = load_annotations(args, split)
-        return dataset.to_iterable_dataset() if args.streaming else dataset
+        return load_annotations(args, split)
     dataset = load_columns(args, split)
     try:
         dataset = dataset.cast_column(args.video_column, datasets.Video(decode=False))
@@ -51,7 +50,7 @@ def load_split(args: VideoDataArguments, split: str) -> HFDataset:
     return dataset
 
 
-def load_annotations(args: VideoDataArguments, split: str) -> datasets.Dataset:
+def load_annotations(args: VideoDataArguments, split: str) -> HFDataset:
     """
     Reads a list of video files and their labels.
 
@@ -64,7 +63,7 @@ def load_annotations(args: VideoDataArguments, split: str) -> datasets.Dataset:
             and a label in each row, separated by a space or a comma, as VideoMAE has them.
 
     Returns:
-        `datasets.Dataset`: paths and labels.
+        `datasets.Dataset` or `datasets.IterableDataset`: paths and labels.
     """
     folder, where = find_local(args), f"{args.dataset_name} [{split}]"
     if folder is None or not (folder / split).is_file():
@@ -107,8 +106,9 @@ def load_annotations(args: VideoDataArguments, split: str) -> datasets.Dataset:
     if names is not None:
         feature = datasets.ClassLabel(names=names)
     features = datasets.Features({args.video_column: datasets.Video(decode=False), args.label_column: feature})
-    rows = {args.video_column: [str(path) for path in paths], args.label_column: labels}
-    return select_columns(args, split, datasets.Dataset.from_dict(rows, features=features))
+    columns = {args.video_column: [str(path) for path in paths], args.label_column: labels}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    return select_columns(args, split, dataset.to_iterable_dataset() if args.streaming else dataset)
 
 
 def build_processor(args: VideoDataArguments, host: Mapping[str, Any], config: Any) -> VideoMAEImageProcessorPil:
@@ -250,6 +250,8 @@ class VideoPreparer(Preparer):
         is_training (`bool`): whether clips are drawn at random, `samples_per_video` of each video; otherwise an
             example has all views, `num_segments * num_crops` clips.
     """
+
+    args: VideoDataArguments
 
     def __init__(self, *args, num_frames: int, is_training: bool, **kwargs):
         super().__init__(*args, **kwargs)

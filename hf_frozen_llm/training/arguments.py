@@ -340,10 +340,6 @@ class PointDataArguments(DataArguments):
         super().__post_init__()
         self.check_at_least_one("num_points", "num_candidates", "max_points", "num_votes")
         self.check_range("random_scale", 0, float("inf"), "[0.6667, 1.5]")
-        for name in ("num_candidates", "max_points"):
-            value = getattr(self, name)
-            if value is not None and value < self.num_points:
-                raise ValueError(f"{name} is {value}, fewer than num_points, {self.num_points}.")
         if self.random_translation < 0:
             raise ValueError(f"random_translation is {self.random_translation}; it must not be negative.")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_frozen_llm.metrics import TopKAccuracy
 
@@ -34,6 +34,10 @@ class ClassificationTrainer(Trainer):
     Trains and evaluates a classifier.
 
     Args:
+        model (`PreTrainedModel`):
+            What is trained.
+        args (`TrainingArguments`):
+            How.
         batches (`Batches`, *optional*):
             What is done with batches on the device.
         label_smoothing (`float`, *optional*, defaults to 0.0):
@@ -42,20 +46,28 @@ class ClassificationTrainer(Trainer):
             See [`RunArguments`].
         projection_learning_rate_scale (`float`, *optional*, defaults to 1.0):
             See [`RunArguments`].
+        kwargs:
+            The other arguments of `Trainer`: data sets, collator, processor, callbacks.
     """
+
+    model: nn.Module
 
     def __init__(
         self,
-        *args,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        *,
         batches: Batches | None = None,
         label_smoothing: float = 0.0,
         layer_decay: float = 1.0,
         projection_learning_rate_scale: float = 1.0,
         **kwargs,
     ):
+        self.loss = ClassificationLoss(label_smoothing)
         super().__init__(
-            *args,
-            compute_loss_func=ClassificationLoss(label_smoothing),
+            model,
+            args,
+            compute_loss_func=self.loss,
             compute_metrics=compute_accuracy,
             preprocess_logits_for_metrics=best_five,
             **kwargs,
@@ -83,7 +95,7 @@ class ClassificationTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = torch.stack([model(**view)["logits"].float() for view in self.batches.views(inputs)])
         logits = self.batches.average(logits)
-        loss = self.compute_loss_func({"logits": logits}, labels)
+        loss = self.loss({"logits": logits}, labels)
         return loss, None if prediction_loss_only else logits, labels
 
     def create_optimizer(self, model=None):
@@ -105,12 +117,11 @@ class ClassificationTrainer(Trainer):
         """Layer-wise decay as in BEiT (github.com/microsoft/unilm) and VideoMAE, and the projections' own factor."""
         named = dict(self.accelerator.unwrap_model(model).named_parameters())
         prefix = self.accelerator.unwrap_model(model).base_model_prefix
-        layers = {name: re.match(rf"{prefix}\.(?:encoder\.)?layers?\.(\d+)\.", name) for name in named}
-        depths = {name: int(match[1]) + 1 for name, match in layers.items() if match}
-        if self.layer_decay < 1 and not depths:
-            raise ValueError(
-                f"layer_decay needs a host with layers one after the other; {prefix} has none. Remove it."
-            )
+        layers = {name: re.match(rf"{prefix}\.(?:encoder\.)?layers?\.(\d+)\.(.+)", name) for name in named}
+        found = {name: match for name, match in layers.items() if match}
+        if self.layer_decay < 1 and (not found or any(re.search(r"\bblocks\.\d", m[2]) for m in found.values())):
+            raise ValueError(f"layer_decay needs a host with layers one after the other, unlike {prefix}. Remove it.")
+        depths = {name: int(match[1]) + 1 for name, match in found.items()}
         scales = {}
         top = max(depths.values(), default=0) + 1
         for name, parameter in named.items():
