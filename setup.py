@@ -16,7 +16,7 @@ EXTRAS = {
     "gguf": ["gguf>=0.10"],
     "onnx": ["onnx>=1.21", "onnxruntime>=1.24", "onnxscript>=0.7"],
     "video": ["av>=14", "kornia>=0.8"],
-    "points": ["h5py>=3.10", "trimesh>=4"],
+    "points": ["h5py>=3.10", "trimesh>=4.6"],
     "plot": ["matplotlib>=3.8"],
     "demo": ["gradio>=5"],
 }

@@ -122,6 +122,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
                 finite.
         """
         clouds = [self.prepare(cloud, where) for cloud, where in _separate(points)]
+        if not clouds:
+            raise ValueError("points is empty; give one cloud or several.")
         sampled = [cloud.gather(0, self._choose(cloud)) for cloud in clouds]
         return BatchFeature({"points": torch.stack(sampled)}, tensor_type="pt").convert_to_tensors(return_tensors)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+import pyarrow
 import torch
 from torch.utils.data import get_worker_info
 
@@ -62,6 +63,22 @@ def select_columns(args: DataArguments, split: str, dataset: HFDataset) -> HFDat
                 f"{where} has no column {column!r}; it has {', '.join(columns)}. Set {key} to one of them."
             )
     return dataset.select_columns([args.input_column, args.label_column])
+
+
+def keep_encoded(
+    args: DataArguments, split: str, dataset: HFDataset, feature: datasets.Image | datasets.Video
+) -> HFDataset:
+    """Makes the column of inputs one of files, not decoded yet, or says that it is none."""
+    try:
+        dataset = dataset.cast_column(args.input_column, feature)
+        if args.streaming:
+            next(iter(dataset.take(1)))
+    except (TypeError, ValueError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"{args.dataset_name} [{split}]: column {args.input_column!r} holds no {type(feature).__name__.lower()}s. "
+            f"Set {args.input_key} to another one."
+        ) from error
+    return dataset
 
 
 def take_samples(args: DataArguments, dataset: HFDataset, max_samples: int | None) -> HFDataset:

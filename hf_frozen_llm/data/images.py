@@ -8,7 +8,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 import torch
 from PIL import Image
 
@@ -17,23 +16,13 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from hf_frozen_llm.data.examples import HFDataset, Preparer, load_columns
+from hf_frozen_llm.data.examples import HFDataset, Preparer, keep_encoded, load_columns
 from hf_frozen_llm.training.arguments import ImageDataArguments
 
 
 def load_split(args: ImageDataArguments, split: str) -> HFDataset:
     """Loads one split, its images still encoded, and checks that it holds what the arguments say."""
-    dataset = load_columns(args, split)
-    try:
-        dataset = dataset.cast_column(args.image_column, datasets.Image(decode=False))
-        if args.streaming:
-            next(iter(dataset.take(1)))
-    except (TypeError, ValueError, pyarrow.ArrowException) as error:
-        raise ValueError(
-            f"{args.dataset_name} [{split}]: column {args.image_column!r} holds no images. Set image_column to "
-            "another one."
-        ) from error
-    return dataset
+    return keep_encoded(args, split, load_columns(args, split), datasets.Image(decode=False))
 
 
 def build_processor(args: ImageDataArguments, host: Mapping[str, Any], config: Any) -> ViTImageProcessorPil:

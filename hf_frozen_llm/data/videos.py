@@ -16,14 +16,13 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
 import torch
 from PIL import Image
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_frozen_llm.data.augmentation import erase_randomly, mix, rand_augment
-from hf_frozen_llm.data.examples import HFDataset, Preparer, find_local, load_columns, select_columns
+from hf_frozen_llm.data.examples import HFDataset, Preparer, find_local, keep_encoded, load_columns, select_columns
 from hf_frozen_llm.data.images import draw_crop
 from hf_frozen_llm.training.arguments import VideoDataArguments
 
@@ -37,17 +36,7 @@ def load_split(args: VideoDataArguments, split: str) -> HFDataset:
     """Loads one split, its videos still encoded, and checks that it holds what the arguments say."""
     if Path(split).suffix in (".json", ".csv"):
         return load_annotations(args, split)
-    dataset = load_columns(args, split)
-    try:
-        dataset = dataset.cast_column(args.video_column, datasets.Video(decode=False))
-        if args.streaming:
-            next(iter(dataset.take(1)))
-    except (TypeError, ValueError, pyarrow.ArrowException) as error:
-        raise ValueError(
-            f"{args.dataset_name} [{split}]: column {args.video_column!r} holds no videos. Set video_column to "
-            "another one."
-        ) from error
-    return dataset
+    return keep_encoded(args, split, load_columns(args, split), datasets.Video(decode=False))
 
 
 def load_annotations(args: VideoDataArguments, split: str) -> HFDataset:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 
-# Model types of each task, the default first.
+# Model types of each task.
 MODEL_TYPES = {
     "image-classification": ("vit_with_llm_block", "vision_with_llm_block"),
     "video-classification": ("videomae_with_llm_block",),
@@ -72,7 +72,7 @@ class DataArguments:
         dataset_revision (`str`, *optional*):
             Branch, tag or commit of the dataset on the Hub.
         train_split (`str`, *optional*, defaults to `"train"`):
-            Split to train on; `datasets` slices such as `train[:90%]` work where the data is not streamed.
+            Split to train on; slices such as `train[:90%]` work where `datasets` itself reads the data, not streamed.
         eval_split (`str`, *optional*):
             Split to evaluate on. Without it nothing is evaluated.
         label_column (`str`, *optional*, defaults to `"label"`):
@@ -356,8 +356,8 @@ class RunArguments:
         base_batch_size (`int`, *optional*, defaults to 512):
             See there.
         layer_decay (`float`, *optional*, defaults to 1.0):
-            Each host layer learns at this factor of the rate of the layer after it, the embeddings at that of the
-            first layer; block and head at the full rate (BEiT's layer-wise decay, as VideoMAE has it).
+            Each host layer learns at this factor of the rate of what comes after it, the embeddings slowest; block and
+            head learn at the full rate (BEiT's layer-wise decay, as VideoMAE has it).
         projection_learning_rate_scale (`float`, *optional*, defaults to 1.0):
             Factor of the learning rate of the block's two projections.
         resume (`bool`, *optional*, defaults to `False`):

@@ -222,12 +222,9 @@ def build_model(
         model = model_class.from_host_pretrained(name_or_path, dtype=torch.float32, **options, **fields)
     if args.classifier_init_scale != 1:
         with torch.no_grad():
-            last_linear(model.classifier).weight.mul_(args.classifier_init_scale)
+            last = [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
+            last.weight.mul_(args.classifier_init_scale)
     return model
-
-
-def last_linear(module: nn.Module) -> nn.Linear:
-    return [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
 
 
 def check_same_model(checkpoint: Path, model: PreTrainedModelWithLLMBlock, lora: dict[str, Any] | None) -> None:

@@ -108,6 +108,7 @@ def test_surfaces_are_sampled(tmp_path):
         (lambda p: np.hstack([p, p]), r"points has the shape \(50, 6\); a cloud is \(points, 3\).*points\[:, :3\]"),
         (lambda p: p[:, :2], r"shape \(50, 2\)"),
         (lambda p: p[0], r"shape \(3,\)"),
+        (lambda p: [], "points is empty"),
         (lambda p: np.where(p == p[7], np.nan, p), r"point 7 is \[nan, nan, nan\]; coordinates must be finite"),
         (lambda p: np.where(p == p[7], np.inf, p), "must be finite numbers"),
         (lambda p: [p, p[:, :2]], r"cloud 1 has the shape \(50, 2\)"),

@@ -66,7 +66,7 @@ def test_no_strength_is_no_change(name):
 def test_enhancements_are_those_of_pil(name, strength, expected, tolerance):
     frame = (255 * make_clips()[0, :1]).round() / 255
     ours = 255 * enhance(frame, name, strength)[0]
-    theirs = torch.from_numpy(np.asarray(expected(to_pil(frame[0])))).permute(2, 0, 1)
+    theirs = torch.from_numpy(np.array(expected(to_pil(frame[0])))).permute(2, 0, 1)
     assert (ours - theirs).abs().max() <= tolerance
 
 
@@ -78,7 +78,7 @@ def test_enhancements_are_those_of_pil(name, strength, expected, tolerance):
 def test_factors_are_those_of_pil(name, expected, factor):
     frame = (255 * make_clips()[0, :1]).round() / 255
     ours = 255 * change_by_factor(frame, name, factor)[0]
-    theirs = torch.from_numpy(np.asarray(expected(to_pil(frame[0])).enhance(factor))).permute(2, 0, 1)
+    theirs = torch.from_numpy(np.array(expected(to_pil(frame[0])).enhance(factor))).permute(2, 0, 1)
     assert (ours - theirs).abs().max() <= 3
 
 

@@ -64,6 +64,7 @@ def test_layers_learn_at_their_rates(task, llm, tmp_path):
         assert rate == pytest.approx(expected), name
     # The scheduler keeps the proportions.
     decayed.create_scheduler(10)
+    decayed.optimizer.step()
     decayed.lr_scheduler.step()
     scaled = rates(decayed.optimizer, decayed.model)
     assert {round(scaled[name][0] / after[name][0], 6) for name in after} == {0.9}
