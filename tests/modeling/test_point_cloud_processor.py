@@ -158,3 +158,23 @@ def test_saved_beside_a_model(tmp_path, auto):
 def test_nothing_optional_is_imported():
     code = "import sys, hf_frozen_llm; assert not {'h5py', 'trimesh', 'av', 'kornia'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_travels_to_the_hub(tmp_path):
+    """Its files, copied beside a model, load where this package is not there."""
+    save = (
+        "from hf_frozen_llm import PointCloudProcessor\n"
+        "PointCloudProcessor.register_for_auto_class('AutoFeatureExtractor')\n"
+        f"PointCloudProcessor(num_points=7).save_pretrained({str(tmp_path)!r})\n"
+    )
+    load = (
+        "import sys\n"
+        "import numpy as np\n"
+        "from transformers import AutoFeatureExtractor\n"
+        f"processor = AutoFeatureExtractor.from_pretrained({str(tmp_path)!r}, trust_remote_code=True)\n"
+        "assert processor(np.random.rand(9, 3))['points'].shape == (1, 7, 3)\n"
+        "assert 'hf_frozen_llm' not in sys.modules\n"
+    )
+    for code in (save, load):
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "point_groups.py").is_file()
