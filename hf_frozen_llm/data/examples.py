@@ -22,7 +22,7 @@ def find_local(args: DataArguments) -> Path | None:
     path = Path(args.dataset_name).expanduser()
     if path.exists():
         return path
-    if path.is_absolute() or args.dataset_name.startswith((".", "~")):
+    if path.is_absolute() or args.dataset_name.startswith((".", "~")) or path.suffix in (".npz", ".parquet"):
         raise FileNotFoundError(f"dataset_name is {args.dataset_name!r}, but there is no such file or folder.")
     return None
 

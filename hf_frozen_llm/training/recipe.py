@@ -200,6 +200,9 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
                 setattr(recipe, key, getattr(recipe, key) or {})
             continue
         if key not in valid:
+            for other, cls in DATA_ARGUMENTS.items():
+                if key in {field.name for field in dataclasses.fields(cls)}:
+                    raise ValueError(f"{where}: `{key}` is a key of the task {other}, and the task here is {task}.")
             nearest = get_close_matches(key, [*valid, *GROUPS], n=1, cutoff=0)[0]
             raise ValueError(f"{where}: unknown key `{key}`; the nearest valid key is `{nearest}`.")
         value = cast(key, valid[key], node, where)

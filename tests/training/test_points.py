@@ -146,6 +146,8 @@ def test_wrong_clouds_are_named(tmp_path, change, message):
 def test_wrong_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         load_split(PointDataArguments(str(tmp_path / "nothing")), "train")
+    with pytest.raises(FileNotFoundError, match=r"'nothing\.npz', but there is no such file"):
+        load_split(PointDataArguments("nothing.npz"), "train")
     name = write_h5(tmp_path / "h5", {"ply_data_train0.h5": 3})
     with pytest.raises(FileNotFoundError, match=r"no such file in the folder; its \.h5 files: ply_data_train0\.h5"):
         load_split(PointDataArguments(name), "train.h5")

@@ -95,11 +95,34 @@ def test_wrong_values_are_refused(read, text, message):
         ("", ["--lerning_rate", "1"], r"command line, --lerning_rate: unknown key .* `learning_rate`"),
         ("", ["--llm_block.layer", "1"], r"command line, --llm_block.layer: unknown key .* `llm_block.layer_index`"),
         ("lm_block: null", [], r"the nearest valid key is `llm_block`"),
+        (
+            "num_votes: 3",
+            [],
+            r"line 3: `num_votes` is a key of the task point-cloud-classification, and the task here",
+        ),
     ],
 )
 def test_unknown_keys_name_the_nearest(read, text, overrides, message):
     with pytest.raises(ValueError, match=message):
         read(text, *overrides)
+
+
+def test_task_and_model_type_go_together(read):
+    recipe = read("", "--task", "video-classification", "--num_crops", "3")
+    assert recipe.values["num_crops"] == 3
+    with pytest.raises(
+        ValueError, match=r"which a vit_with_llm_block is not for\. Set model_type to videomae_with_llm_b"
+    ):
+        recipe.arguments(ModelArguments)
+    recipe = read("", "--model_type", "point_bert_with_llm_block", "--host.num_groups", "8")
+    with pytest.raises(ValueError, match=r"or task to point-cloud-classification\."):
+        recipe.arguments(ModelArguments)
+
+
+@pytest.mark.parametrize("line", ["layer_decay: 0", "layer_decay: 1.1", "base_batch_size: 0"])
+def test_wrong_learning_rates(read, line):
+    with pytest.raises(ValueError, match=f"{line.partition(':')[0]} is "):
+        read(line).arguments(RunArguments)
 
 
 def test_groups_and_overrides(read):
