@@ -64,7 +64,9 @@ class HubServer:
 
     def __init__(self):
         self.repositories = {}
-        self.requests = []
+        self._requests = []
+        self._answering = 0
+        self._is_idle = threading.Condition()
         self.knows_ranges = True
         self.answers_to_break_off = 0  # of those to ranges, after half of their bytes
         self.redirects_to_another_host = False  # the contents of weight files, as the Hub does with its storage
@@ -107,13 +109,32 @@ class HubServer:
         repository.refs[revision] = commit
         return commit
 
+    @contextlib.contextmanager
+    def answering(self):
+        """A client may go on before its answer is noted; who reads the notes waits until all are there."""
+        with self._is_idle:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._is_idle:
+                self._answering -= 1
+                self._is_idle.notify_all()
+
+    @property
+    def requests(self):
+        with self._is_idle:
+            self._is_idle.wait_for(lambda: self._answering == 0, timeout=10)
+            return list(self._requests)
+
     def record(self, request):
-        with self._lock:
-            self.requests.append(request)
+        with self._is_idle:
+            self._requests.append(request)
 
     def clear(self):
-        with self._lock:
-            self.requests.clear()
+        with self._is_idle:
+            self._is_idle.wait_for(lambda: self._answering == 0, timeout=10)
+            self._requests.clear()
 
     def breaks_off(self):
         with self._lock:
@@ -213,6 +234,10 @@ class HubHandler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self):
+        with self.server_state.answering():
+            self.send_answer()
+
+    def send_answer(self):
         url = urlsplit(self.path)
         self.request_body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(url.path)
