@@ -211,7 +211,7 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str) -> N
     device = ", ".join(sorted(runs["device"].unique()))
     lines += [
         "",
-        "FLOPs are for one image, of matrix products, as the model runs: a trained layer runs without the fast path. "
+        "FLOPs are for one input, of matrix products, as the model runs: a trained layer runs without the fast path. "
         f"Standard deviations are over seeds (n - 1). Device: {device}.",
     ]
     (output_dir / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
