@@ -45,18 +45,13 @@ def load_split(args: PointDataArguments, split: str) -> HFDataset:
             "coordinates alone. Set points_column to another column, or leave out what is not a coordinate."
         )
     if args.max_points is not None:
-        dataset = dataset.map(
-            keep_farthest,
-            batched=True,
-            batch_size=32,
-            fn_kwargs={"column": args.points_column, "max_points": args.max_points, "where": where},
-            features=datasets.Features(
-                {
-                    args.points_column: datasets.Array2D((args.max_points, 3), "float32"),
-                    args.label_column: dataset.features[args.label_column],
-                }
-            ),
-        )
+        features = None  # a stream may not know its own
+        if dataset.features is not None:
+            points = datasets.Array2D((args.max_points, 3), "float32")
+            label = dataset.features[args.label_column]
+            features = datasets.Features({args.points_column: points, args.label_column: label})
+        options = {"column": args.points_column, "max_points": args.max_points, "where": where}
+        dataset = dataset.map(keep_farthest, batched=True, batch_size=32, fn_kwargs=options, features=features)
     return dataset
 
 

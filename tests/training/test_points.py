@@ -5,6 +5,7 @@ import shutil
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -117,6 +118,18 @@ def test_max_points_keeps_the_farthest(tmp_path):
     assert find_class_names(args, reduced) == CLASSES
     with pytest.raises(ValueError, match="a cloud has 64 points, fewer than max_points, 65"):
         load_split(PointDataArguments(name, num_points=16, max_points=65), "train")
+
+
+def test_max_points_of_a_stream_that_does_not_know_its_features(tmp_path):
+    clouds, labels = make_clouds(8)
+    table = pyarrow.table({"points": clouds.tolist(), "label": labels.tolist()})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    whole, stream = (
+        load(PointDataArguments(str(tmp_path), num_points=16, max_points=20, streaming=streaming), "train")
+        for streaming in (False, True)
+    )
+    assert stream["points"].shape == (8, 20, 3)
+    assert torch.equal(whole["points"], stream["points"]) and torch.equal(whole["labels"], stream["labels"])
 
 
 def test_clouds_of_different_sizes(tmp_path):
