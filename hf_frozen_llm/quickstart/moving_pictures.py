@@ -8,10 +8,11 @@ split and class, for `video_classification/tiny.yaml`.
 """
 
 import argparse
+import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
-import av
 import datasets
 import numpy as np
 from PIL import Image
@@ -62,6 +63,8 @@ def make_frames(picture: Image.Image, motion: str, rng: np.random.Generator) -> 
 
 def write_video(path: Path, frames: list[Image.Image]) -> None:
     """An MPEG-4 file of 12 frames a second."""
+    import av
+
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=12)
         stream.width, stream.height = frames[0].size
@@ -106,6 +109,8 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=4000, help="videos to train on")
     parser.add_argument("--test", type=int, default=800, help="videos to test on")
     args = parser.parse_args()
+    if importlib.util.find_spec("av") is None:
+        sys.exit("moving_pictures: PyAV is not installed; run `pip install 'hf_frozen_llm[video]'`.")
     pictures = args.dataset or find_dataset(args.cache_dir.expanduser())
     make_videos(args.output, pictures, {"train": args.train, "test": args.test})
     print(f"{args.train} + {args.test} videos in {args.output}")
