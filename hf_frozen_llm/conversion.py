@@ -19,9 +19,9 @@ from hf_frozen_llm.modeling.configuration_vit_with_llm_block import ViTWithLLMBl
 from hf_frozen_llm.modeling.meta_checkpoint import META_LAYER
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import MODELS
+from hf_frozen_llm.training.arguments import MODEL_TYPES
 
 
-_TASKS = ("image-classification", "video-classification", "point-cloud-classification")
 StateDict = dict[str, torch.Tensor]
 
 # What the checkpoints are nested in: DeiT, VideoMAE and Point-BERT each have their own.
@@ -179,8 +179,8 @@ def read_released_checkpoint(
 ) -> ConvertedCheckpoint:
     """As [`convert_released_checkpoint`], without building the model: what becomes of every tensor."""
     state, left_out = _unwrap(_load(checkpoint), use_ema)
-    if task not in _TASKS:
-        raise ValueError(f"task is {task!r}; it must be one of {_TASKS}.")
+    if task not in MODEL_TYPES:
+        raise ValueError(f"task is {task!r}; it must be one of {tuple(MODEL_TYPES)}.")
     found = _find_task(state)
     if found != task:
         raise ValueError(f"The checkpoint is of {found}, not of {task}. Convert it with task={found!r}.")

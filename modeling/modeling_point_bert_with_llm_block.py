@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_llm_block import LLMBlockConfig
 from .configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
-from .point_groups import find_nearest_points, sample_farthest_points
+from .point_groups import find_nearest_points, keep_points, sample_farthest_points
 from .pretrained_model import PreTrainedModelWithLLMBlock
 
 
@@ -40,10 +40,9 @@ def group_points(points: torch.Tensor, num_groups: int, group_size: int) -> tupl
     Returns:
         `tuple`: groups of shape `(batch, num_groups, group_size, 3)`, centres of shape `(batch, num_groups, 3)`.
     """
-    places = sample_farthest_points(points, num_groups)
-    centers = points.gather(1, places[..., None].expand(-1, -1, 3))
+    centers = keep_points(points, sample_farthest_points(points, num_groups))
     nearest = find_nearest_points(points, centers, group_size).flatten(1)
-    groups = points.gather(1, nearest[..., None].expand(-1, -1, 3)).unflatten(1, (num_groups, group_size))
+    groups = keep_points(points, nearest).unflatten(1, (num_groups, group_size))
     return groups - centers[:, :, None], centers
 
 

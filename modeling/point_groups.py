@@ -13,6 +13,11 @@ def _exact(points: torch.Tensor) -> torch.Tensor:
     return points.float() if points.device.type == "mps" else points.double()
 
 
+def keep_points(points: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Of clouds `(batch, points, 3)`, the points at `indices` `(batch, kept)`: `(batch, kept, 3)`."""
+    return points.gather(1, indices[..., None].expand(-1, -1, 3))
+
+
 @torch.no_grad()
 def sample_farthest_points(points: torch.Tensor, num_samples: int) -> torch.Tensor:
     """
@@ -85,4 +90,4 @@ def _nearest(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) ->
     return indices.gather(1, by_distance)
 
 
-__all__ = ["find_nearest_points", "sample_farthest_points"]
+__all__ = ["find_nearest_points", "keep_points", "sample_farthest_points"]

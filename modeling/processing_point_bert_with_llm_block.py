@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
-from .point_groups import sample_farthest_points
+from .point_groups import keep_points, sample_farthest_points
 
 
 MESH_SUFFIXES = (".ply", ".off", ".obj")
@@ -124,11 +124,8 @@ class PointCloudProcessor(FeatureExtractionMixin):
         clouds = [self.prepare(cloud, where) for cloud, where in _separate(points)]
         if not clouds:
             raise ValueError("points is empty; give one cloud or several.")
-        sampled = [cloud.gather(0, self._choose(cloud)) for cloud in clouds]
-        return BatchFeature({"points": torch.stack(sampled)}, tensor_type="pt").convert_to_tensors(return_tensors)
-
-    def _choose(self, cloud: torch.Tensor) -> torch.Tensor:
-        return sample_farthest_points(cloud[None], self.num_points)[0, :, None].expand(-1, 3)
+        sampled = [keep_points(c[None], sample_farthest_points(c[None], self.num_points)) for c in clouds]
+        return BatchFeature({"points": torch.cat(sampled)}, tensor_type="pt").convert_to_tensors(return_tensors)
 
     def prepare(self, points: Any, where: str = "points") -> torch.Tensor:
         """One cloud, checked and normalised, with all of its points; `where` names it in errors."""

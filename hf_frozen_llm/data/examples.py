@@ -38,16 +38,12 @@ def load_columns(args: DataArguments, split: str) -> HFDataset:
     else:
         source = args.dataset_name if path is None else str(path)
         options = {"name": args.dataset_config_name, "revision": args.dataset_revision}
-    return select_columns(args, split, load(args, source, split, **options))
-
-
-def load(args: DataArguments, source: str, split: str, **options: Any) -> HFDataset:
-    """`datasets.load_dataset`, with errors that say of what."""
     try:
-        return datasets.load_dataset(source, split=split, streaming=args.streaming, **options)
+        dataset = datasets.load_dataset(source, split=split, streaming=args.streaming, **options)
     except ValueError as error:
         # datasets names the splits there are
         raise ValueError(f"{args.dataset_name} [{split}] could not be loaded: {error}") from error
+    return select_columns(args, split, dataset)
 
 
 def select_columns(args: DataArguments, split: str, dataset: HFDataset) -> HFDataset:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hf_frozen_llm.data.examples import HFDataset, Preparer, find_local, load_columns
-from hf_frozen_llm.modeling.point_groups import sample_farthest_points
+from hf_frozen_llm.modeling.point_groups import keep_points, sample_farthest_points
 from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import (
     POINT_SUFFIXES,
     PointCloudProcessor,
@@ -280,10 +280,6 @@ class PointBatches:
         if self.args.random_rotation is not None:
             points = points @ random_rotations(self.args.random_rotation, draw(batch, 3))
         return points
-
-
-def keep_points(points: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    return points.gather(1, indices[..., None].expand(-1, -1, 3))
 
 
 def random_rotations(axis: str, draws: torch.Tensor) -> torch.Tensor:
