@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from hf_frozen_llm.modeling.point_groups import find_nearest_points, sample_farthest_points
+from hf_frozen_llm.modeling.point_groups import knn_points, sample_farthest_points
 
 
 def naive_farthest_points(points, num_samples):
@@ -63,7 +63,7 @@ def main(argv=None):
     print("| | s | plain loop, s | ratio |\n|---|---:|---:|---:|")
     print(f"| farthest points, {args.groups} of {args.points:,} | {ours:.2f} | {naive:.2f} | {naive / ours:.1f} |")
     centers = points.gather(1, places[..., None].expand(-1, -1, 3))
-    ours, nearest = seconds(lambda: find_nearest_points(points, centers, args.group_size), args.device, 3)
+    ours, nearest = seconds(lambda: knn_points(points, centers, args.group_size), args.device, 3)
     naive, expected = seconds(lambda: naive_nearest_points(points, centers, args.group_size), args.device, 1)
     assert torch.equal(nearest, expected)
     print(f"| {args.group_size} nearest of {args.points:,} | {ours:.2f} | {naive:.2f} | {naive / ours:.1f} |")

@@ -302,7 +302,7 @@ class GGUFFile:
         if self.architecture == "llama" and projection:
             heads = "head_count" if projection[1] == "q" else "head_count_kv"
             num_heads = self.metadata.get(f"llama.attention.{heads}", self.metadata["llama.attention.head_count"])
-            tensor = join_halves_of_heads(tensor, num_heads)
+            tensor = unpermute_rotary_heads(tensor, num_heads)
         if self.architecture in _GGUF_NORMS_PLUS_ONE and key.endswith("norm.weight"):
             tensor = tensor - 1
         return tensor[None] if key.endswith("shared_expert_gate.weight") else tensor
@@ -330,7 +330,7 @@ class GGUFFile:
         self.file.close()
 
 
-def join_halves_of_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
+def unpermute_rotary_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
     """The rows of q and k as transformers has them; Meta and llama.cpp interleave the halves of every rotary head."""
     pairs = tensor.reshape(num_heads, tensor.shape[0] // num_heads // 2, 2, *tensor.shape[1:])
     return pairs.swapaxes(1, 2).reshape(tensor.shape).contiguous()

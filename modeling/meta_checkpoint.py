@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from transformers import LlamaConfig
 
-from .checkpoint_files import PickleFile, join_halves_of_heads
+from .checkpoint_files import PickleFile, unpermute_rotary_heads
 
 
 # Of one layer, to transformers' names.
@@ -122,7 +122,7 @@ class MetaFile:
             raise ValueError(f"{self.path}: its files do not share {name} ({error}). Copy them again.") from error
         if projection := re.search(r"\.([qk])_proj\.", key):
             heads = self.config.num_attention_heads if projection[1] == "q" else self.config.num_key_value_heads
-            return join_halves_of_heads(tensor, cast(int, heads))
+            return unpermute_rotary_heads(tensor, cast(int, heads))
         return tensor
 
     def close(self):

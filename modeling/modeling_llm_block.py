@@ -422,7 +422,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
 
     # What a checkpoint may leave out.
 
-    def can_be_left_out(self) -> bool:
+    def is_reloadable(self) -> bool:
         """Whether the layer can be read again from the language model."""
         config = self.config
         return config.kind == "llm" and config.weights == "pretrained" and not config.trainable
@@ -439,9 +439,9 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
 
     def remember_llm_tensors(self) -> None:
         """Remembers the layer as it is now, just read, so that a later change to it is noticed when it is saved."""
-        self._digest_as_read = self._llm_digest() if self.can_be_left_out() else None
+        self._digest_as_read = self._llm_digest() if self.is_reloadable() else None
 
-    def is_as_read(self) -> bool:
+    def is_unmodified(self) -> bool:
         """Whether the layer is still the language model's: not after an adapter was merged into it, for example."""
         if self.config.fingerprint is None or self._digest_as_read is None:
             return False

@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_llm_block import LLMBlockConfig
 from .configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
-from .point_groups import find_nearest_points, keep_points, sample_farthest_points
+from .point_groups import gather_points, knn_points, sample_farthest_points
 from .pretrained_model import PreTrainedModelWithLLMBlock
 
 
@@ -40,9 +40,9 @@ def group_points(points: torch.Tensor, num_groups: int, group_size: int) -> tupl
     Returns:
         `tuple`: groups of shape `(batch, num_groups, group_size, 3)`, centres of shape `(batch, num_groups, 3)`.
     """
-    centers = keep_points(points, sample_farthest_points(points, num_groups))
-    nearest = find_nearest_points(points, centers, group_size).flatten(1)
-    groups = keep_points(points, nearest).unflatten(1, (num_groups, group_size))
+    centers = gather_points(points, sample_farthest_points(points, num_groups))
+    nearest = knn_points(points, centers, group_size).flatten(1)
+    groups = gather_points(points, nearest).unflatten(1, (num_groups, group_size))
     return groups - centers[:, :, None], centers
 
 

@@ -22,7 +22,7 @@ from .configuration_llm_block import LLMBlockConfig
 from .configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .pretrained_model import HUB_KWARGS, PreTrainedModelWithLLMBlock
-from .vision_host import image_half, inspect_host, patch_grid
+from .vision_host import inspect_host, patch_grid, vision_config_of
 
 
 class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
@@ -113,7 +113,7 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
                 "from_pretrained."
             )
         labels = {name: getattr(host_config, name) for name in ("id2label", "label2id", "problem_type")}
-        half = image_half(host_config)
+        half = vision_config_of(host_config)
         if half is not host_config:
             fields = {name: kwargs.pop(name) for name in list(kwargs) if hasattr(half, name)}
             half = type(half).from_dict({**half.to_dict(), **fields})

@@ -13,7 +13,7 @@ def _exact(points: torch.Tensor) -> torch.Tensor:
     return points.float() if points.device.type == "mps" else points.double()
 
 
-def keep_points(points: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+def gather_points(points: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """Of clouds `(batch, points, 3)`, the points at `indices` `(batch, kept)`: `(batch, kept, 3)`."""
     return points.gather(1, indices[..., None].expand(-1, -1, 3))
 
@@ -53,7 +53,7 @@ def sample_farthest_points(points: torch.Tensor, num_samples: int) -> torch.Tens
 
 
 @torch.no_grad()
-def find_nearest_points(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) -> torch.Tensor:
+def knn_points(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) -> torch.Tensor:
     """
     The nearest points of each centre.
 
@@ -90,4 +90,4 @@ def _nearest(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) ->
     return indices.gather(1, by_distance)
 
 
-__all__ = ["find_nearest_points", "keep_points", "sample_farthest_points"]
+__all__ = ["gather_points", "knn_points", "sample_farthest_points"]

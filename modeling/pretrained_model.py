@@ -76,7 +76,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
     def _keys_left_out_of_checkpoints(self) -> set[str]:
         """Trainer's resume warns unless `_keys_to_ignore_on_save` is exactly what its checkpoints leave out."""
         block = self._get_llm_block()
-        if block is None or not block.can_be_left_out():
+        if block is None or not block.is_reloadable():
             return set()
         # A block inside somebody else's model is saved by that model, which knows nothing of light checkpoints.
         return set() if block is self and block.config.save_weights else self._llm_keys()
@@ -213,7 +213,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             return
         config = block.config
         before = config.save_weights, config.fingerprint, self._keys_to_ignore_on_save
-        unchanged = block.can_be_left_out() and block.is_as_read()
+        unchanged = block.is_reloadable() and block.is_unmodified()
         config.save_weights = not (unchanged and (light or not config.save_weights))
         config.fingerprint = config.fingerprint if unchanged else None
         self._keys_to_ignore_on_save = set() if config.save_weights else self._llm_keys()

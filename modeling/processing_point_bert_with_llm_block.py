@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
-from .point_groups import keep_points, sample_farthest_points
+from .point_groups import gather_points, sample_farthest_points
 
 
 MESH_SUFFIXES = (".ply", ".off", ".obj")
@@ -124,7 +124,7 @@ class PointCloudProcessor(FeatureExtractionMixin):
         clouds = [self.prepare(cloud, where) for cloud, where in _separate(points)]
         if not clouds:
             raise ValueError("points is empty; give one cloud or several.")
-        sampled = [keep_points(c[None], sample_farthest_points(c[None], self.num_points)) for c in clouds]
+        sampled = [gather_points(c[None], sample_farthest_points(c[None], self.num_points)) for c in clouds]
         return BatchFeature({"points": torch.cat(sampled)}, tensor_type="pt").convert_to_tensors(return_tensors)
 
     def prepare(self, points: Any, where: str = "points") -> torch.Tensor:

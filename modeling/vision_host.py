@@ -88,7 +88,7 @@ class VisionHost:
             norm.__class__ = _deferred_class(type(norm))
 
 
-def image_half(config: PreTrainedConfig) -> PreTrainedConfig:
+def vision_config_of(config: PreTrainedConfig) -> PreTrainedConfig:
     """The configuration itself, or that of the vision encoder in a model of images and text."""
     return getattr(config, "vision_config", None) or config
 
@@ -234,4 +234,4 @@ def _find_feature_maps(host: VisionHost, model: PreTrainedModel, pixel_values: t
     host.map_kwargs = kwargs
 
 
-__all__ = ["VisionHost", "image_half", "inspect_host", "patch_grid"]
+__all__ = ["VisionHost", "inspect_host", "patch_grid", "vision_config_of"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hf_frozen_llm.data.examples import HFDataset, Preparer, find_local, load_columns
-from hf_frozen_llm.modeling.point_groups import keep_points, sample_farthest_points
+from hf_frozen_llm.modeling.point_groups import gather_points, sample_farthest_points
 from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import (
     POINT_SUFFIXES,
     PointCloudProcessor,
@@ -247,7 +247,7 @@ class PointBatches:
 
     def views(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         points = inputs["points"]
-        first = {"points": keep_points(points, sample_farthest_points(points, self.num_points))}
+        first = {"points": gather_points(points, sample_farthest_points(points, self.num_points))}
         if self.args.num_votes == 1:
             return [first]
         candidates = self.choose_candidates(points)
@@ -261,7 +261,7 @@ class PointBatches:
         count = self.args.num_candidates
         if count is None or count >= points.shape[1]:
             return points
-        return keep_points(points, sample_farthest_points(points, count))
+        return gather_points(points, sample_farthest_points(points, count))
 
     def change(self, points: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         generator = torch.Generator(points.device).manual_seed(int(rng.integers(2**62)))
@@ -271,7 +271,7 @@ class PointBatches:
 
         batch = len(points)
         order = draw(batch, points.shape[1]).argsort(dim=1)
-        points = keep_points(points, order[:, : self.num_points])
+        points = gather_points(points, order[:, : self.num_points])
         if self.args.random_scale is not None:
             smallest, largest = self.args.random_scale
             points = points * (smallest + (largest - smallest) * draw(batch, 1, 3))

@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
-from hf_frozen_llm.modeling.vision_host import image_half
+from hf_frozen_llm.modeling.vision_host import vision_config_of
 from hf_frozen_llm.tasks import DATA_ARGUMENTS
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 
@@ -261,7 +261,7 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
     if [key for key in entries if key.startswith("host.")] == ["host.name_or_path"]:
         return None  # a recipe without fields to check can be read where the host is not
     published = AutoConfig.from_pretrained(name_or_path)
-    return type(image_half(published))
+    return type(vision_config_of(published))
 
 
 def construct(node: yaml.Node) -> Any:

@@ -34,7 +34,7 @@ from hf_frozen_llm.data.examples import (
 )
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
-from hf_frozen_llm.modeling.vision_host import image_half
+from hf_frozen_llm.modeling.vision_host import vision_config_of
 from hf_frozen_llm.tasks import DATA_ARGUMENTS, DATA_MODULES, MODELS
 from hf_frozen_llm.training.arguments import DataArguments, ModelArguments, RunArguments
 from hf_frozen_llm.training.checkpoints import find_checkpoints, find_defect, last_complete_checkpoint
@@ -213,7 +213,7 @@ def build_model(
         model = model_class(config_class(**fields, **options))
     else:
         if host_type is not None:
-            published_type = image_half(AutoConfig.from_pretrained(name_or_path)).model_type
+            published_type = vision_config_of(AutoConfig.from_pretrained(name_or_path)).model_type
             if host_type != published_type:
                 raise ValueError(
                     f"host.model_type is {host_type!r}, but host.name_or_path {name_or_path!r} is a {published_type}. "

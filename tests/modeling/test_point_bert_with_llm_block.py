@@ -14,7 +14,7 @@ from hf_frozen_llm import (
     PointBertWithLLMBlockModel,
 )
 from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import group_points
-from hf_frozen_llm.modeling.point_groups import find_nearest_points, sample_farthest_points
+from hf_frozen_llm.modeling.point_groups import knn_points, sample_farthest_points
 
 
 FIELDS = {
@@ -74,7 +74,7 @@ def test_groups_are_those_of_brute_force_in_float64(points):
     chosen, exact = sample_farthest_points(points, 9), points.double()
     assert chosen.tolist() == [farthest_by_brute_force(cloud, 9) for cloud in exact]
     centers = points.gather(1, chosen[..., None].expand(-1, -1, 3))
-    nearest = find_nearest_points(points, centers, 7)
+    nearest = knn_points(points, centers, 7)
     assert nearest.tolist() == [
         [nearest_by_brute_force(cloud, center, 7) for center in of_cloud]
         for cloud, of_cloud in zip(exact, centers.double())
@@ -88,7 +88,7 @@ def test_too_few_points():
     with pytest.raises(ValueError, match="9 points are to be sampled, and the clouds have 5"):
         sample_farthest_points(clouds(points=5), 9)
     with pytest.raises(ValueError, match="9 neighbours are wanted, and the clouds have 5 points"):
-        find_nearest_points(clouds(points=5), clouds(points=2), 9)
+        knn_points(clouds(points=5), clouds(points=2), 9)
 
 
 def test_order_of_the_points_is_of_no_importance_but_for_the_first(build):
