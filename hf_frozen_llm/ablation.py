@@ -15,16 +15,12 @@ import yaml
 from transformers import AutoConfig
 
 import hf_frozen_llm.recipes
-from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.flops import count_flops
 from hf_frozen_llm.quickstart.figures import COLORS, new_figure
-from hf_frozen_llm.tasks import DATA_ARGUMENTS
-from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
+from hf_frozen_llm.tasks import Metric
 from hf_frozen_llm.training.recipe import RecipeLoader, read_recipe
 from hf_frozen_llm.training.results import write_json
-
-
-SCORE = "eval_top1"
+from hf_frozen_llm.training.run import resolve
 
 
 def ablate(
@@ -73,7 +69,7 @@ def ablate(
         folder = output_dir / "runs" / file_name(variant) / f"seed{seed}"
         flags = [flag for field, value in fields.items() for flag in (f"--{field}", value)]
         command = ["train", str(recipe), *overrides, *flags, "--seed", str(seed), "--output_dir", str(folder)]
-        check(command, folder)
+        metric = check(command, folder)
         runs.append((variant, fields, seed, command, folder))
     if dry_run:
         print("\n".join(shlex.join(["hf-frozen-llm", *command]) for *_, command, _ in runs))
@@ -86,8 +82,9 @@ def ablate(
             print(f"    failed, see {folder / 'log.txt'}", flush=True)
             continue
         rows.append({"variant": variant, **fields, "seed": seed, **read_results(folder)})
-        print(f"    top-1 {100 * rows[-1][SCORE]:.2f} %", flush=True)
-        write_report(rows, output_dir, str(recipe))
+        score = metric.scale * rows[-1][f"eval_{metric.name}"]
+        print(f"    {metric.title} {score:.2f}{metric.unit}", flush=True)
+        write_report(rows, output_dir, str(recipe), metric)
     if failed:
         print("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *failed]), flush=True)
     return not failed
@@ -134,19 +131,15 @@ def file_name(variant: str) -> str:
     return "".join(c if c.isalnum() or c in "=-._" else "_" for c in variant)
 
 
-def check(command: list[str], folder: Path) -> None:
-    """Refuses, before anything is run, what the recipe cannot have, and a folder of another command."""
-    recipe = read_recipe(command[1], command[2:])
-    model_args = recipe.arguments(ModelArguments)
-    for arguments in (DATA_ARGUMENTS[model_args.task], RunArguments):
-        recipe.arguments(arguments)
-    if recipe.llm_block is not None:
-        LLMBlockConfig(**recipe.llm_block)
-    if recipe.values.get("eval_split") is None:
+def check(command: list[str], folder: Path) -> Metric:
+    """Refuse what the recipe cannot have, and a folder of another command; return what the runs are compared by."""
+    settings = resolve(read_recipe(command[1], command[2:]))
+    if settings.data_args.eval_split is None:
         raise ValueError(f"{command[1]} has no eval_split to compare variants on.")
-    settings = folder / "command.json"
-    if settings.is_file() and (earlier := json.loads(settings.read_text(encoding="utf-8"))["command"]) != command:
+    file = folder / "command.json"
+    if file.is_file() and (earlier := json.loads(file.read_text(encoding="utf-8"))["command"]) != command:
         raise ValueError(f"{folder} is of another command, {' '.join(earlier)}. Choose another output_dir.")
+    return settings.task.main_metric
 
 
 def run_once(command: list[str], folder: Path) -> bool:
@@ -169,8 +162,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     batch_size = recipe.get("per_device_train_batch_size", 8)
     forward, step = count_flops(config, batch_size, recipe["freeze_host"], recipe["lora"])
     return {
-        **{name: value for name, value in results["metrics"].items() if name.startswith("eval_top")},
-        "eval_loss": results["metrics"]["eval_loss"],
+        **{name: value for name, value in results["metrics"].items() if is_score(name)},
         "train_loss": results["metrics"]["train_loss"],
         **{f"{name}_parameters": count for name, count in results["parameters"].items()},
         "forward_mflop": forward / 1e6,
@@ -180,23 +172,28 @@ def read_results(folder: Path) -> dict[str, Any]:
     }
 
 
-def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str) -> None:
-    """`ablation.csv`, `ablation.md` and `ablation.png` of the runs so far."""
+def is_score(name: str) -> bool:
+    return name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
+
+
+def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metric: Metric) -> None:
+    """Write `ablation.csv`, `ablation.md` and `ablation.png` of the runs so far."""
     runs = pd.DataFrame(rows)
     runs.to_csv(output_dir / "ablation.csv", index=False)
     groups = runs.groupby("variant", sort=False)
     lines = [
         f"# {recipe}: an ablation",
         "",
-        "| variant | top-1 %, mean ± standard deviation | seeds | trained parameters | frozen | MFLOP forward | "
-        "MFLOP training step | training s |",
+        f"| variant | {metric.title}{metric.unit}, mean ± standard deviation | seeds | trained parameters | frozen | "
+        "MFLOP forward | MFLOP training step | training s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for variant, of_variant in groups:
         first = of_variant.iloc[0]
-        score = f"{100 * of_variant[SCORE].mean():.2f}"
-        if len(of_variant) > 1:
-            score += f" ± {100 * of_variant[SCORE].std():.2f}"
+        scores = metric.scale * of_variant[f"eval_{metric.name}"]
+        score = f"{scores.mean():.2f}"
+        if len(scores) > 1:
+            score += f" ± {scores.std():.2f}"
         cells = [
             str(variant),
             score,
@@ -215,17 +212,17 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str) -> N
         f"Standard deviations are over seeds (n - 1). Device: {device}.",
     ]
     (output_dir / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw(output_dir / "ablation.png", runs, recipe)
+    draw(output_dir / "ablation.png", runs, recipe, metric)
 
 
-def draw(path: Path, runs: pd.DataFrame, recipe: str) -> None:
+def draw(path: Path, runs: pd.DataFrame, recipe: str, metric: Metric) -> None:
     """Accuracy of each variant: every run a point, the mean and its standard deviation; what it costs beside it."""
     groups = list(runs.groupby("variant", sort=False))
     figure = new_figure(10.5, 1.5 + 0.45 * len(groups))
     axis = figure.subplots()
     names = []
     for place, (variant, of_variant) in enumerate(groups):
-        scores = 100 * of_variant[SCORE]
+        scores = metric.scale * of_variant[f"eval_{metric.name}"]
         axis.plot(scores, [place] * len(scores), "o", color=COLORS[0], alpha=0.35, markersize=5)
         spread = scores.std() if len(scores) > 1 else 0.0
         axis.errorbar(scores.mean(), place, xerr=spread, fmt="s", color=COLORS[0], capsize=4, markersize=6)
@@ -234,7 +231,7 @@ def draw(path: Path, runs: pd.DataFrame, recipe: str) -> None:
         names.append(f"{variant}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP")
     axis.set_yticks(range(len(groups)), names, fontsize=9)
     axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.set_xlabel("top-1 accuracy (%): runs, mean and standard deviation over seeds")
+    axis.set_xlabel(f"{metric.title}{metric.unit}: runs, mean and standard deviation over seeds")
     axis.set_title(recipe, fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)

@@ -54,7 +54,7 @@ def evaluate(
     model is evaluated on what it was trained for. Results are printed, and written to eval_results.json beside the
     model (--output_file).
     """
-    from hf_frozen_llm.training.evaluation import evaluate
+    from hf_frozen_llm.training.evaluate import evaluate
 
     evaluate(model, context.args)
     end_distributed()

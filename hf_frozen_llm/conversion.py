@@ -18,8 +18,7 @@ from hf_frozen_llm.modeling.configuration_videomae_with_llm_block import VideoMA
 from hf_frozen_llm.modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from hf_frozen_llm.modeling.meta_checkpoint import META_LAYER
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
-from hf_frozen_llm.tasks import MODELS
-from hf_frozen_llm.training.arguments import MODEL_TYPES
+from hf_frozen_llm.tasks import TASKS, find_task
 
 
 StateDict = dict[str, torch.Tensor]
@@ -155,7 +154,8 @@ def convert_to_folder(
 
 
 def _build(converted: ConvertedCheckpoint) -> PreTrainedModelWithLLMBlock:
-    model_class: Any = MODELS[converted.config.model_type]
+    model_type = converted.config.model_type
+    model_class: Any = find_task(model_type).models[model_type]
     with tempfile.TemporaryDirectory() as folder:
         converted.config.architectures = [model_class.__name__]
         converted.config.save_pretrained(folder)
@@ -179,8 +179,8 @@ def read_released_checkpoint(
 ) -> ConvertedCheckpoint:
     """As [`convert_released_checkpoint`], without building the model: what becomes of every tensor."""
     state, left_out = _unwrap(_load(checkpoint), use_ema)
-    if task not in MODEL_TYPES:
-        raise ValueError(f"task is {task!r}; it must be one of {tuple(MODEL_TYPES)}.")
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; it must be one of {tuple(TASKS)}.")
     found = _find_task(state)
     if found != task:
         raise ValueError(f"The checkpoint is of {found}, not of {task}. Convert it with task={found!r}.")

@@ -7,14 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_frozen_llm.tasks import MODELS
+from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.training.lora import add_lora
 
 
 def build_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
     """The classifier of a configuration without its weights."""
     with torch.device("meta"):
-        return MODELS[config.model_type](config)
+        return find_task(config.model_type).models[config.model_type](config)
 
 
 def make_inputs(config: Any, batch_size: int) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from tiny_runs import TINY_POINT_BERT, TINY_VIDEOMAE, write_npz, write_parquet
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.quickstart import moving_pictures
-from hf_frozen_llm.tasks import DATA_ARGUMENTS
+from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.arguments import RunArguments
 
 
@@ -69,7 +69,7 @@ def test_the_page_runs_as_written(readers_folder, monkeypatch, caplog):
 
 
 def test_the_tables_of_keys_are_right():
-    fields = {f.name: f for cls in DATA_ARGUMENTS.values() for f in dataclasses.fields(cls)}
+    fields = {f.name: f for task in TASKS.values() for f in dataclasses.fields(task.arguments)}
     tables = [part.partition("\n\n")[0] for part in TEXT.split("| key | default | what it does |\n")[1:]]
     rows = [row for table in tables for row in re.findall(r"^\| (`.+?`) \| (.+?) \|", table, re.MULTILINE)]
     assert len(tables) == 2 and len(rows) == 14

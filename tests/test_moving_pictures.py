@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 from tiny_runs import write_parquet
 
-from hf_frozen_llm.data.videos import read_frames
 from hf_frozen_llm.quickstart.moving_pictures import FRAMES, MOTIONS, SIDE, make_frames, make_videos
+from hf_frozen_llm.tasks.video_classification.data import read_frames
 
 
 def shape_of(frame, background):

@@ -23,7 +23,7 @@ from tiny_runs import (
 )
 
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.tasks import DATA_ARGUMENTS
+from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.recipe import NO_RECIPES, find_recipe, read_recipe
 
@@ -80,7 +80,7 @@ def write_data(folder, values):
 def test_two_steps(path, llm, tmp_path):
     recipe = read_recipe(path)
     values = recipe.values
-    for arguments in (ModelArguments, DATA_ARGUMENTS[values["task"]], RunArguments):
+    for arguments in (ModelArguments, TASKS[values["task"]].arguments, RunArguments):
         recipe.arguments(arguments)
     flags = [
         *("--dataset_name", write_data(tmp_path / "data", values)),

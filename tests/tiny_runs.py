@@ -82,6 +82,11 @@ TINY_POINT_BERT = [
 ]
 
 
+def class_fields(label2id: dict[str, int]) -> dict:
+    """The fields of a configuration that name its classes."""
+    return {"label2id": label2id, "id2label": {index: name for name, index in label2id.items()}}
+
+
 def make_images(count: int, seed: int = 0) -> tuple[list[Image.Image], list[int]]:
     """Noise, brighter from class to class."""
     rng = np.random.default_rng(seed)

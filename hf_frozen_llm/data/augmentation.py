@@ -1,13 +1,13 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Augmentation of batches of clips on the device, each clip's frames alike.
+Augmentation that several tasks share: random crops, and batches of clips on the device, each clip's frames alike.
 
 kornia does the operations; which, how strong and where is drawn here, from one generator for each batch. (kornia's own
 `RandAugment` draws for every frame, and its `VideoSequential` does not take it.)
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -108,6 +108,31 @@ def rand_augment(
                 frames = move(frames, name, sign * strength, fill)
         augmented.append(frames)
     return torch.stack(augmented)
+
+
+def draw_crop(
+    image_size: tuple[int, int], scale: Sequence[float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """
+    Draw a random crop as torchvision's `RandomResizedCrop` does.
+
+    Args:
+        image_size (`tuple[int, int]`): width and height of the image.
+        scale (`Sequence[float]`): smallest and largest share of the image that the crop covers.
+        rng (`np.random.Generator`): generator of the random numbers.
+
+    Returns:
+        `tuple[int, int, int, int]`: left, top, width and height.
+    """
+    width, height = image_size
+    for _ in range(10):
+        area = width * height * rng.uniform(scale[0], scale[1])
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h
 
 
 def draw_box(height: int, width: int, share: float, ratio: float, rng: np.random.Generator) -> tuple[slice, slice]:

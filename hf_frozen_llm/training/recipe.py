@@ -2,9 +2,6 @@
 """Recipes: flat YAML files whose keys are dataclass fields, and the command-line flags that override them."""
 
 import dataclasses
-import enum
-import re
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,22 +18,14 @@ import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.vision_host import vision_config_of
-from hf_frozen_llm.tasks import DATA_ARGUMENTS
+from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
+from hf_frozen_llm.training.casting import RecipeLoader, cast, construct
 
 
 GROUPS = ("llm_block", "host", "lora")
 # Folders of other settings beside the recipes.
 NO_RECIPES = ("accelerate", "variants")
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML alone reads `1e-3` as a string."""
-
-
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 @dataclass
@@ -50,8 +39,8 @@ class Recipe:
         llm_block (`dict[str, Any]`, *optional*):
             Fields of [`LLMBlockConfig`]; `None` is the plain host.
         host (`dict[str, Any]`):
-            Fields of the host's configuration, and `name_or_path` of a published host to start from. If the host may
-            be any vision encoder, `model_type` says which, or `name_or_path` does.
+            Fields of the host's configuration, and `name_or_path` and `revision` of a published host to start from. If
+            the host may be any vision encoder, `model_type` says which, or `name_or_path` does.
         lora (`dict[str, Any]`, *optional*):
             Fields of `peft.LoraConfig`, such as `r`: the LLM layers are trained by LoRA, and saved with it merged.
     """
@@ -163,6 +152,7 @@ def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence
         if not flag.startswith("--") or len(flag) == 2:
             raise ValueError(f"Command line: expected `--key value`, got {flag!r}.")
         key, equals, text = flag[2:].partition("=")
+        key = key.replace("-", "_")
         if not equals:
             # A flag alone switches on, as in `--resume`.
             text = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
@@ -178,12 +168,14 @@ def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence
 
 
 def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type]) -> Recipe:
-    valid = {field.name: field.type for field in dataclasses.fields(ModelArguments)}
+    valid: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(ModelArguments)}
+    valid["task"] = Literal[tuple(TASKS)]
+    valid["model_type"] = Literal[tuple(name for task in TASKS.values() for name in task.models)]
     task, model_type = (
         cast(name, valid[name], *entries[name]) if name in entries else getattr(ModelArguments, name)
         for name in ("task", "model_type")
     )
-    for cls in (DATA_ARGUMENTS[task], RunArguments, TrainingArguments, *extra):
+    for cls in (TASKS[task].arguments, RunArguments, TrainingArguments, *extra):
         valid |= {field.name: field.type for field in dataclasses.fields(cls)}
     valid |= {f"llm_block.{name}": type_ for name, type_ in own_fields(LLMBlockConfig).items()}
     valid |= {f"host.{name}": type_ for name, type_ in host_fields(model_type, entries).items()}
@@ -200,9 +192,11 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
                 setattr(recipe, key, getattr(recipe, key) or {})
             continue
         if key not in valid:
-            for other, cls in DATA_ARGUMENTS.items():
-                if key in {field.name for field in dataclasses.fields(cls)}:
-                    raise ValueError(f"{where}: `{key}` is a key of the task {other}, and the task here is {task}.")
+            for other in TASKS.values():
+                if key in {field.name for field in dataclasses.fields(other.arguments)}:
+                    raise ValueError(
+                        f"{where}: `{key}` is a key of the task {other.name}, and the task here is {task}."
+                    )
             nearest = get_close_matches(key, [*valid, *GROUPS], n=1, cutoff=0)[0]
             raise ValueError(f"{where}: unknown key `{key}`; the nearest valid key is `{nearest}`.")
         value = cast(key, valid[key], node, where)
@@ -226,7 +220,7 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
 
 def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> dict[str, Any]:
     """Names and types of the keys of the group `host`: the fields of the host's configuration, and what names it."""
-    keys: dict[str, Any] = {"name_or_path": str | None}
+    keys: dict[str, Any] = {"name_or_path": str | None, "revision": str | None}
     config_class: type | None = CONFIG_MAPPING[model_type]
     if model_type == "vision_with_llm_block":
         keys["model_type"] = str
@@ -258,78 +252,8 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
             "(`--host.model_type dinov2`) to build one, or host.name_or_path (`--host.name_or_path "
             "facebook/dinov2-small`) to start from a published one."
         )
-    if [key for key in entries if key.startswith("host.")] == ["host.name_or_path"]:
+    if {key for key in entries if key.startswith("host.")} <= {"host.name_or_path", "host.revision"}:
         return None  # a recipe without fields to check can be read where the host is not
-    published = AutoConfig.from_pretrained(name_or_path)
+    revision = cast("host.revision", str | None, *entries["host.revision"]) if "host.revision" in entries else None
+    published = AutoConfig.from_pretrained(name_or_path, revision=revision)
     return type(vision_config_of(published))
-
-
-def construct(node: yaml.Node) -> Any:
-    loader = RecipeLoader("")
-    return loader.construct_document(node)
-
-
-def cast(key: str, annotation: Any, node: yaml.Node, where: str) -> Any:
-    """Casts a YAML node to the annotation of the field `key`, or refuses."""
-    value = construct(node)
-    choices = flatten(annotation)
-    if value is None and types.NoneType in choices:
-        return None
-    if any(isinstance(choice, type) and issubclass(choice, enum.Enum) for choice in choices):
-        choices = [choice for choice in choices if choice is not str]
-    for choice in choices:
-        try:
-            return cast_to(choice, node, value)
-        except (OverflowError, TypeError, ValueError):
-            continue
-    allowed = " or ".join(describe(choice) for choice in choices)
-    got = node.value if isinstance(node, yaml.ScalarNode) else value
-    raise ValueError(f"{where}: `{key}` must be {allowed}, got {got!r}.")
-
-
-def flatten(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [choice for part in typing.get_args(annotation) for choice in flatten(part)]
-    return [annotation]
-
-
-def cast_to(choice: Any, node: yaml.Node, value: Any) -> Any:
-    origin = typing.get_origin(choice) or choice
-    is_scalar = isinstance(node, yaml.ScalarNode)
-    if origin is Any:
-        return value
-    if origin is Literal:
-        if is_scalar and node.value in typing.get_args(choice):
-            return node.value
-    elif origin in (list, tuple):
-        if isinstance(node, yaml.SequenceNode):
-            part = (typing.get_args(choice) or (Any,))[0]
-            return [cast_to(part, item, construct(item)) for item in node.value]
-    elif origin is dict:
-        if isinstance(value, dict):
-            return value
-    elif not is_scalar or value is None:
-        pass
-    elif origin is bool:
-        if isinstance(value, bool):
-            return value
-    elif origin is int:
-        if not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(value if isinstance(value, int) else float(value))
-    elif origin is float:
-        if not isinstance(value, bool):
-            return float(value)
-    elif origin is str:
-        # The text itself: YAML reads `no` as false and `010` as 8.
-        return node.value
-    elif isinstance(origin, type) and issubclass(origin, enum.Enum):
-        return origin(node.value).value
-    raise ValueError
-
-
-def describe(choice: Any) -> str:
-    if typing.get_origin(choice) is Literal:
-        return " or ".join(repr(value) for value in typing.get_args(choice))
-    if isinstance(choice, type) and issubclass(choice, enum.Enum):
-        return " or ".join(repr(member.value) for member in choice)
-    return "null" if choice is types.NoneType else getattr(choice, "__name__", str(choice))

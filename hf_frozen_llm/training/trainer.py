@@ -1,154 +1,176 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The Trainer of transformers, with batches that are augmented on the device, several views, and learning rates."""
+"""The Trainer of transformers for a task: augmentation on the device, records in evaluation, learning rates."""
 
-import re
-from typing import Any, Protocol
+import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
-from torch.nn import functional as F
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
-from hf_frozen_llm.metrics import TopKAccuracy
-
-
-Inputs = dict[str, Any]
-
-
-class Batches(Protocol):
-    """What a task does with batches that are on the model's device."""
-
-    def augment(self, inputs: Inputs, rng: np.random.Generator) -> Inputs:
-        """Inputs of a training step."""
-
-    def views(self, inputs: Inputs) -> list[Inputs]:
-        """Inputs of the model in evaluation, one for each view."""
-
-    def average(self, logits: torch.Tensor) -> torch.Tensor:
-        """Of `(views, batch, labels)`, the logits `(batch, labels)` of all views."""
+from hf_frozen_llm.tasks import Task
+from hf_frozen_llm.tasks.task import Batch, Predict, Record
+from hf_frozen_llm.training.optimizer import scale_learning_rates
+from hf_frozen_llm.training.results import write_json
 
 
-class ClassificationTrainer(Trainer):
+logger = logging.get_logger(__name__)
+
+RECIPE_FILE = "recipe.json"
+
+
+class TaskTrainer(Trainer):
     """
-    Trains and evaluates a classifier.
+    Train and evaluate a model of a task.
 
     Args:
         model (`PreTrainedModel`):
-            What is trained.
+            The model to train.
         args (`TrainingArguments`):
-            How.
-        batches (`Batches`, *optional*):
-            What is done with batches on the device.
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            Of training alone, so that evaluation losses of all runs compare.
+            The training arguments.
+        task ([`Task`]):
+            The task, made for this model.
         layer_decay (`float`, *optional*, defaults to 1.0):
             See [`RunArguments`].
-        projection_learning_rate_scale (`float`, *optional*, defaults to 1.0):
+        learning_rate_scales (`dict[str, float]`, *optional*):
             See [`RunArguments`].
+        settings (`dict[str, Any]`, *optional*):
+            The resolved settings of the run, which are written into every checkpoint as `recipe.json`.
         kwargs:
-            The other arguments of `Trainer`: data sets, collator, processor, callbacks.
+            The other arguments of `Trainer`: data sets, callbacks.
     """
 
     model: nn.Module
+    deepspeed: Any
 
     def __init__(
         self,
         model: PreTrainedModel,
         args: TrainingArguments,
         *,
-        batches: Batches | None = None,
-        label_smoothing: float = 0.0,
+        task: Task,
         layer_decay: float = 1.0,
-        projection_learning_rate_scale: float = 1.0,
+        learning_rate_scales: dict[str, float] | None = None,
+        settings: dict[str, Any] | None = None,
         **kwargs,
     ):
-        self.loss = ClassificationLoss(label_smoothing)
         super().__init__(
             model,
             args,
-            compute_loss_func=self.loss,
-            compute_metrics=compute_accuracy,
-            preprocess_logits_for_metrics=best_five,
+            data_collator=task.collate,
+            processing_class=task.processor,
+            compute_loss_func=task.loss(args),
             **kwargs,
         )
-        self.batches = batches
+        self.task = task
         self.layer_decay = layer_decay
-        self.projection_learning_rate_scale = projection_learning_rate_scale
+        self.learning_rate_scales = learning_rate_scales or {}
+        self.settings = settings
         self.last_batch = (-1, -1)  # step, and number within it
 
-    def _prepare_inputs(self, inputs: Inputs) -> Inputs:
-        inputs = super()._prepare_inputs(inputs)
-        if self.batches is None or not self.model.training:
-            return inputs
+    @property
+    def data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
         step, number = self.last_batch
         self.last_batch = (self.state.global_step, number + 1 if step == self.state.global_step else 0)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        # As of a row, what is random about a batch depends on nothing that a resumed run does not have.
-        return self.batches.augment(inputs, np.random.default_rng((seed, *self.last_batch, self.args.process_index)))
+        # Seed only from values that a resumed run can reconstruct.
+        rng = np.random.default_rng((self.data_seed, *self.last_batch, self.args.process_index))
+        inputs = self.task.augment(self._prepare_inputs(inputs), rng)
+        return super().training_step(model, inputs, num_items_in_batch)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        if self.batches is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels")
-        with torch.no_grad(), self.compute_loss_context_manager():
-            logits = torch.stack([model(**view)["logits"].float() for view in self.batches.views(inputs)])
-        logits = self.batches.average(logits)
-        loss = self.loss({"logits": logits}, labels)
-        return loss, None if prediction_loss_only else logits, labels
+    def _get_train_sampler(self, train_dataset: Dataset | None = None):
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        sampler = self.task.sampler(dataset, batch_size, self.data_seed)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
-        if self.layer_decay == 1 and self.projection_learning_rate_scale == 1:
-            return optimizer
-        scales = self.learning_rate_scales(self.model if model is None else model)
-        groups = list(optimizer.param_groups)
-        optimizer.param_groups.clear()
-        for group in groups:
-            by_scale: dict[float, list[nn.Parameter]] = {}
-            for parameter in group.pop("params"):
-                by_scale.setdefault(scales[parameter], []).append(parameter)
-            for scale, parameters in by_scale.items():
-                optimizer.add_param_group({**group, "params": parameters, "lr": group["lr"] * scale})
+        trained = self.accelerator.unwrap_model(self.model if model is None else model)
+        scale_learning_rates(optimizer, trained, self.layer_decay, self.learning_rate_scales)
         return optimizer
 
-    def learning_rate_scales(self, model: nn.Module) -> dict[nn.Parameter, float]:
-        """Layer-wise decay as in BEiT (github.com/microsoft/unilm) and VideoMAE, and the projections' own factor."""
-        named = dict(self.accelerator.unwrap_model(model).named_parameters())
-        prefix = self.accelerator.unwrap_model(model).base_model_prefix
-        layers = {name: re.match(rf"{prefix}\.(?:encoder\.)?layers?\.(\d+)\.(.+)", name) for name in named}
-        found = {name: match for name, match in layers.items() if match}
-        if self.layer_decay < 1 and (not found or any(re.search(r"\bblocks\.\d", m[2]) for m in found.values())):
-            raise ValueError(f"layer_decay needs a host with layers one after the other, unlike {prefix}. Remove it.")
-        depths = {name: int(match[1]) + 1 for name, match in found.items()}
-        scales = {}
-        top = max(depths.values(), default=0) + 1
-        for name, parameter in named.items():
-            depth = 0 if name.startswith(f"{prefix}.embeddings.") else depths.get(name, top)
-            scale = self.layer_decay ** (top - depth)
-            if re.match(r"llm_block\.(input|output)_projection\.", name):
-                scale *= self.projection_learning_rate_scale
-            scales[parameter] = scale
-        return scales
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and self.settings is not None and self.args.should_save:
+            write_json(Path(str(output_dir), RECIPE_FILE), self.settings)
 
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate as the task says; `prediction_loss_only` and `ignore_keys` make no difference."""
+        model = self._prepare_for_evaluation()
+        logger.info(f"\n***** Running {description} *****\n  Batch size = {self.args.eval_batch_size}")
+        num_samples = 0
 
-class ClassificationLoss:
-    """Cross-entropy with labels, or with the shares of all labels. Labels are smoothed in training only."""
+        def loop(predict: Predict, dataset: Any = None) -> list[Record]:
+            nonlocal num_samples
+            records = self.collect_records(predict, dataloader if dataset is None else self._build_loader(dataset))
+            num_samples += len(records)
+            return records
 
-    def __init__(self, label_smoothing: float):
-        self.label_smoothing = label_smoothing
+        metrics = self.task.evaluate(model, dataloader.dataset, loop)
+        needed = {"loss", self.task.main_metric.name} - set(metrics)
+        if needed:
+            raise KeyError(f"The metrics of the task {self.task.name} lack {', '.join(sorted(needed))}.")
+        if hasattr(self, "model_preparation_time"):
+            metrics["model_preparation_time"] = self.model_preparation_time
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        no_arrays: Any = None  # records are what is predicted
+        return EvalLoopOutput(predictions=no_arrays, label_ids=None, metrics=metrics, num_samples=num_samples)
 
-    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
-        label_smoothing = self.label_smoothing if torch.is_grad_enabled() else 0.0
-        loss = F.cross_entropy(outputs["logits"].float(), labels, reduction="sum", label_smoothing=label_smoothing)
-        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+    def collect_records(self, predict: Predict, dataloader: DataLoader) -> list[Record]:
+        """Return the records of all processes, in the order of their rows and without those that fill a last batch."""
+        self.callback_handler.eval_dataloader = dataloader
+        records: list[Record] = []
+        for batch in dataloader:
+            inputs: Batch = self._prepare_inputs(batch)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                records += predict(inputs)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        by_row = {record["row"]: record for record in gather_object(records)}
+        return [by_row[row] for row in sorted(by_row)]
 
+    def _build_loader(self, dataset: Any) -> DataLoader:
+        """Return a loader of a data set beside the one that is evaluated, such as a gallery."""
+        workers = self.args.dataloader_num_workers
+        loader = DataLoader(dataset, self.args.eval_batch_size, num_workers=workers, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
 
-def best_five(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return logits.topk(min(5, logits.shape[-1])).indices
-
-
-def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    metric = TopKAccuracy(keep_in_memory=True)
-    return metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+    def _prepare_for_evaluation(self) -> nn.Module:
+        """Wrap, cast and switch the model as `Trainer.evaluation_loop` does."""
+        args = self.args
+        model = self._wrap_model(self.model, training=False)
+        if len(self.accelerator._models) == 0 and model is self.model:
+            start = time.time()
+            is_sharded = self.is_deepspeed_enabled or (self.is_fsdp_enabled and not args.torch_compile)
+            prepare = self.accelerator.prepare
+            model = prepare(model) if is_sharded else self.accelerator.prepare_model(model, evaluation_mode=True)
+            self.model_preparation_time = round(time.time() - start, 4)
+            if self.is_fsdp_enabled:
+                self.model = model
+            if model is not self.model:
+                self.model_wrapped = model
+            if self.is_deepspeed_enabled:
+                self.deepspeed = self.model_wrapped
+        if not self.is_in_train and (args.fp16_full_eval or args.bf16_full_eval):
+            dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16
+            model = model.to(dtype=dtype, device=args.device)
+        model.eval()
+        optimizer: Any = self.optimizer
+        if callable(getattr(optimizer, "eval", None)):
+            optimizer.eval()  # schedule-free optimizers
+        return model

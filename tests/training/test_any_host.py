@@ -103,7 +103,7 @@ def test_frozen_swin_and_resume(recipe, tmp_path):
         (other_vit, r"was trained with model_type 'vision_with_llm_block', the recipe now says 'vit_with_llm_block'"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(recipe, tmp_path, *flags, "--resume")
+            run(recipe, tmp_path, *STEPS, "--freeze_host", "true", *flags, "--resume")
 
 
 def test_published_dinov2(recipe, dinov2, tmp_path):

@@ -7,30 +7,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import CLASSES, make_split, write_image_folder, write_parquet
+from tiny_runs import CLASSES, class_fields, make_split, write_image_folder, write_parquet
 from torch.utils.data import DataLoader
+from transformers import ViTConfig
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from hf_frozen_llm.data.examples import (
-    StreamingPreparedDataset,
-    find_class_names,
-    match_labels,
-    take_samples,
-)
-from hf_frozen_llm.data.images import (
+from hf_frozen_llm.data.augmentation import draw_crop
+from hf_frozen_llm.data.datasets import TransformedDataset, take_samples
+from hf_frozen_llm.tasks.classification import find_class_names
+from hf_frozen_llm.tasks.image_classification import ImageClassification, ImageDataArguments
+from hf_frozen_llm.tasks.image_classification.data import (
     Augmentation,
-    ImagePreparer,
     build_image_processor,
-    collate,
-    draw_crop,
     find_image_size,
-    load_split,
     read_published_processor,
 )
-from hf_frozen_llm.training.arguments import ImageDataArguments
-from hf_frozen_llm.training.train import prepared_for_evaluation
 
 
 LABEL2ID = {name: index for index, name in enumerate(CLASSES)}
@@ -41,15 +34,23 @@ def parquet(tmp_path_factory):
     return write_parquet(tmp_path_factory.mktemp("parquet"), image="img")
 
 
-def load(args, split="train", augmentation=None, label2id=LABEL2ID, max_samples=None):
-    dataset = take_samples(args, load_split(args, split), max_samples)
-    processor = build_image_processor(args, 16, None)
-    prepare = ImagePreparer(args, split, processor, match_labels(args, dataset, label2id), augmentation=augmentation)
-    return prepared_for_evaluation(dataset, prepare)
+read = ImageClassification.read
 
 
-def crops(scale=(0.3, 1.0), flip=True):
-    return Augmentation((16, 16), list(scale), flip, Image.Resampling.BICUBIC)
+def build_task(args, label2id=LABEL2ID):
+    return ImageClassification(args, build_image_processor(args, 16, None), ViTConfig(**class_fields(label2id)))
+
+
+def load(args, split="train", label2id=LABEL2ID, max_samples=None, **kwargs):
+    rows = take_samples(args, read(args, split), max_samples)
+    return build_task(args, label2id).dataset(rows, split, **kwargs)
+
+
+def collate(examples):
+    return build_task(ImageDataArguments("x")).collate(examples)
+
+
+CROPS = {"random_crop_scale": [0.3, 1.0], "random_flip": True}
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -61,7 +62,7 @@ def test_forms_of_data_give_the_same_tensors(tmp_path, form, streaming):
         folder = write_parquet(tmp_path, {"train": 12, "test": 6})
         file = f"{folder}/train-00000-of-00001.parquet"
         args = ImageDataArguments(file if form == "file" else folder, streaming=streaming)
-    assert find_class_names(args, load_split(args, "train")) == CLASSES
+    assert find_class_names(args, read(args, "train")) == CLASSES
     batch = collate(list(load(args)))
     order = torch.argsort(batch["labels"], stable=True)
 
@@ -103,14 +104,14 @@ def test_labels_without_names(tmp_path, labels, names):
     images = make_split(3)["image"]
     datasets.Dataset.from_dict({"image": list(images), "label": labels}).to_parquet(tmp_path / "train.parquet")
     args = ImageDataArguments(str(tmp_path))
-    assert find_class_names(args, load_split(args, "train")) == names
+    assert find_class_names(args, read(args, "train")) == names
     label2id = {name: index for index, name in enumerate(names)}
     assert [names[row["labels"]] for row in load(args, label2id=label2id)] == [str(label) for label in labels]
     stream = ImageDataArguments(str(tmp_path), streaming=True)
     with pytest.raises(ValueError, match="Set class_names"):
-        find_class_names(stream, load_split(stream, "train"))
+        find_class_names(stream, read(stream, "train"))
     stream.class_names = names
-    assert find_class_names(stream, load_split(stream, "train")) == names
+    assert find_class_names(stream, read(stream, "train")) == names
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -126,22 +127,22 @@ def test_labels_without_names(tmp_path, labels, names):
 def test_wrong_columns_and_splits(parquet, changes, split, message, streaming):
     args = ImageDataArguments(parquet, **{"image_column": "img", "streaming": streaming, **changes})
     with pytest.raises(ValueError, match=message):
-        load_split(args, split)
+        read(args, split)
 
 
 def test_wrong_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        load_split(ImageDataArguments(str(tmp_path / "nothing")), "train")
+        read(ImageDataArguments(str(tmp_path / "nothing")), "train")
     (tmp_path / "data.csv").write_text("a,b\n")
     with pytest.raises(ValueError, match=r"only \.parquet files and folders"):
-        load_split(ImageDataArguments(str(tmp_path / "data.csv")), "train")
+        read(ImageDataArguments(str(tmp_path / "data.csv")), "train")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_empty_data(tmp_path, streaming):
     make_split(2).select([]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=r"\[train\] (is empty|could not be loaded: .* corresponds to no data)"):
-        load_split(ImageDataArguments(str(tmp_path), streaming=streaming), "train")
+        read(ImageDataArguments(str(tmp_path), streaming=streaming), "train")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -184,8 +185,9 @@ def test_centre_crop_keeps_the_aspect_ratio():
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_alone(parquet):
-    args = ImageDataArguments(parquet, image_column="img")
-    dataset = load(args, augmentation=crops())
+    args = ImageDataArguments(parquet, image_column="img", **CROPS)
+    dataset = load(args, training=True)
+    assert isinstance(dataset, TransformedDataset)
     loaders = [DataLoader(dataset, batch_size=7, collate_fn=collate, num_workers=n) for n in (0, 2)]
     epochs = []
     for epoch in (0, 1, 0):
@@ -199,7 +201,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(parquet):
 
 
 def test_epoch_reaches_workers_that_stay(parquet):
-    dataset = load(ImageDataArguments(parquet, image_column="img"), augmentation=crops())
+    dataset = load(ImageDataArguments(parquet, image_column="img", **CROPS), training=True)
     stay = DataLoader(dataset, batch_size=30, collate_fn=collate, num_workers=1, persistent_workers=True)
     for epoch in range(2):
         dataset.set_epoch(epoch)
@@ -229,12 +231,8 @@ def test_crops_lie_in_the_image_and_cover_what_they_should():
 
 
 def test_stream_repeats_in_a_new_order(parquet):
-    args = ImageDataArguments(parquet, image_column="img", streaming=True)
-    rows = load_split(args, "train").shuffle(seed=1, buffer_size=100)
-    processor = build_image_processor(args, 16, None)
-    prepare = ImagePreparer(args, "train", processor, {i: i for i in range(6)}, augmentation=crops())
-    stream = iter(StreamingPreparedDataset(rows, prepare, repeat=True))
-    again = iter(StreamingPreparedDataset(rows, prepare, repeat=True))
+    args = ImageDataArguments(parquet, image_column="img", streaming=True, shuffle_buffer_size=100, **CROPS)
+    stream, again = (iter(load(args, training=True, seed=1)) for _ in range(2))
     drawn = [next(stream) for _ in range(120)]
     assert [row["labels"] for row in drawn[:60]] != [row["labels"] for row in drawn[60:]]
     assert sorted(row["labels"] for row in drawn[:60]) == sorted(row["labels"] for row in drawn[60:])
@@ -311,7 +309,7 @@ def test_classes_are_those_of_the_whole_split(tmp_path):
         features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")}),
     ).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     args = ImageDataArguments(str(tmp_path), max_train_samples=2)
-    split = load_split(args, "train")
+    split = read(args, "train")
     assert find_class_names(args, split) == CLASSES
     assert len(take_samples(args, split, 2)) == 2
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import CLASSES, TINY_POINT_BERT, make_clouds, write_h5, write_modelnet40, write_npz
+from tiny_runs import CLASSES, TINY_POINT_BERT, class_fields, make_clouds, write_h5, write_modelnet40, write_npz
 
 from hf_frozen_llm import (
     PointBertWithLLMBlockConfig,
@@ -17,29 +17,25 @@ from hf_frozen_llm import (
     PointCloudProcessor,
 )
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.data.examples import find_class_names, match_labels
-from hf_frozen_llm.data.points import (
-    PointBatches,
-    build_preparer,
-    build_processor,
-    collate,
-    load_split,
-    random_rotations,
-)
 from hf_frozen_llm.modeling.point_groups import sample_farthest_points
-from hf_frozen_llm.training.arguments import PointDataArguments
-from hf_frozen_llm.training.train import prepared_for_evaluation
+from hf_frozen_llm.tasks.classification import find_class_names
+from hf_frozen_llm.tasks.point_cloud_classification import PointCloudClassification, PointDataArguments
+from hf_frozen_llm.tasks.point_cloud_classification.data import random_rotations
 
 
 LABEL2ID = {name: index for index, name in enumerate(CLASSES)}
 CONFIG = PointBertWithLLMBlockConfig(num_groups=4, group_size=4)
+read = PointCloudClassification.read
+
+
+def build_task(args, label2id=LABEL2ID):
+    config = PointBertWithLLMBlockConfig(num_groups=4, group_size=4, **class_fields(label2id))
+    return PointCloudClassification(args, PointCloudClassification.build_processor(args, {}, config), config)
 
 
 def load(args, split, label2id=LABEL2ID):
-    dataset = load_split(args, split)
-    processor = build_processor(args, {}, CONFIG)
-    prepare = build_preparer(args, split, processor, match_labels(args, dataset, label2id), CONFIG, None)
-    return collate(list(prepared_for_evaluation(dataset, prepare)))
+    task = build_task(args, label2id)
+    return task.collate(list(task.dataset(read(args, split), split)))
 
 
 def write_files(folder, sizes):
@@ -76,7 +72,7 @@ FORMS = {
 def test_forms_of_data(tmp_path, form, streaming):
     write, train_split, _ = FORMS[form]
     args = PointDataArguments(write(tmp_path / "data", {train_split: 14}), num_points=16, streaming=streaming)
-    names = find_class_names(args, load_split(args, train_split))
+    names = find_class_names(args, read(args, train_split))
     assert names == ([f"{name}_thing" for name in CLASSES] if form == "modelnet40" else CLASSES)
     batch = load(args, train_split, {name: index for index, name in enumerate(names)})
     assert batch["labels"].sort().values.tolist() == sorted(index % 6 for index in range(14))
@@ -92,11 +88,11 @@ def test_forms_of_data(tmp_path, form, streaming):
 def test_several_h5_files_and_their_names(tmp_path):
     write_h5(tmp_path, {"ply_data_train0.h5": 7, "ply_data_train1.h5": 5, "ply_data_test0.h5": 3})
     args = PointDataArguments(str(tmp_path), num_points=16)
-    assert load_split(args, "ply_data_train*.h5")["label"][:].tolist() == [*[0, 1, 2, 3, 4, 5, 0], *range(5)]
+    assert read(args, "ply_data_train*.h5")["label"][:].tolist() == [*[0, 1, 2, 3, 4, 5, 0], *range(5)]
     (tmp_path / "shape_names.txt").unlink()
-    assert find_class_names(args, load_split(args, "ply_data_train0.h5")) == [str(index) for index in range(6)]
+    assert find_class_names(args, read(args, "ply_data_train0.h5")) == [str(index) for index in range(6)]
     args.class_names = CLASSES
-    assert find_class_names(args, load_split(args, "ply_data_train0.h5")) == CLASSES
+    assert find_class_names(args, read(args, "ply_data_train0.h5")) == CLASSES
 
 
 def test_changed_files_are_read_again(tmp_path):
@@ -110,14 +106,14 @@ def test_changed_files_are_read_again(tmp_path):
 
 def test_max_points_keeps_the_farthest(tmp_path):
     name = write_npz(tmp_path / "data.npz", {"train": 40})
-    whole = load_split(PointDataArguments(name, num_points=16), "train")["points"][:]
+    whole = read(PointDataArguments(name, num_points=16), "train")["points"][:]
     args = PointDataArguments(name, num_points=16, max_points=20)
-    reduced = load_split(args, "train")
+    reduced = read(args, "train")
     chosen = sample_farthest_points(torch.tensor(whole), 20).numpy()
     assert np.array_equal(reduced["points"][:], np.take_along_axis(whole, chosen[..., None], 1))
     assert find_class_names(args, reduced) == CLASSES
     with pytest.raises(ValueError, match="a cloud has 64 points, fewer than max_points, 65"):
-        load_split(PointDataArguments(name, num_points=16, max_points=65), "train")
+        read(PointDataArguments(name, num_points=16, max_points=65), "train")
 
 
 def test_max_points_of_a_stream_that_does_not_know_its_features(tmp_path):
@@ -135,7 +131,7 @@ def test_max_points_of_a_stream_that_does_not_know_its_features(tmp_path):
 def test_clouds_of_different_sizes(tmp_path):
     name = write_files(tmp_path, {"train": 6})
     np.save(tmp_path / "train" / "ant" / "0.npy", make_clouds(1, 40)[0][0])
-    with pytest.raises(ValueError, match=r"Clouds have 40 to 64 points.* Set max_points to at most"):
+    with pytest.raises(ValueError, match=r"Point clouds have 40 to 64 points.* Set max_points to at most"):
         load(PointDataArguments(name, num_points=16), "train")
     assert load(PointDataArguments(name, num_points=16, max_points=40), "train")["points"].shape == (6, 40, 3)
 
@@ -158,27 +154,27 @@ def test_wrong_clouds_are_named(tmp_path, change, message):
 
 def test_wrong_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
-        load_split(PointDataArguments(str(tmp_path / "nothing")), "train")
+        read(PointDataArguments(str(tmp_path / "nothing")), "train")
     with pytest.raises(FileNotFoundError, match=r"'nothing\.npz', but there is no such file"):
-        load_split(PointDataArguments("nothing.npz"), "train")
+        read(PointDataArguments("nothing.npz"), "train")
     name = write_h5(tmp_path / "h5", {"ply_data_train0.h5": 3})
     with pytest.raises(FileNotFoundError, match=r"no such file in the folder; its \.h5 files: ply_data_train0\.h5"):
-        load_split(PointDataArguments(name), "train.h5")
+        read(PointDataArguments(name), "train.h5")
     (tmp_path / "h5" / "text.h5").write_text("text")
-    with pytest.raises(ValueError, match=r"text\.h5 cannot be read as clouds `data` with `label`"):
-        load_split(PointDataArguments(name), "text.h5")
+    with pytest.raises(ValueError, match=r"text\.h5 cannot be read as point clouds `data` with `label`"):
+        read(PointDataArguments(name), "text.h5")
     name = write_modelnet40(tmp_path / "txt", {"modelnet40_train.txt": 7})
     (tmp_path / "txt" / "bee_thing" / "bee_thing_0001.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 7 files are missing: .*bee_thing_0001\.txt"):
-        load_split(PointDataArguments(name), "modelnet40_train.txt")
+        read(PointDataArguments(name), "modelnet40_train.txt")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*modelnet40_test\.txt"):
-        load_split(PointDataArguments(name), "modelnet40_test.txt")
+        read(PointDataArguments(name), "modelnet40_test.txt")
     (tmp_path / "txt" / "bee_thing" / "bee_thing_0001.txt").write_text("one two three\n")
     with pytest.raises(ValueError, match=r"bee_thing_0001\.txt cannot be read as a cloud of points"):
-        load_split(PointDataArguments(name), "modelnet40_train.txt")
+        read(PointDataArguments(name), "modelnet40_train.txt")
     np.savez(tmp_path / "data.npz", points=make_clouds(2)[0], label=[0, 1])
     with pytest.raises(ValueError, match="the file has no array 'split'; it has points, label"):
-        load_split(PointDataArguments(str(tmp_path / "data.npz")), "train")
+        read(PointDataArguments(str(tmp_path / "data.npz")), "train")
 
 
 @pytest.mark.parametrize(
@@ -197,17 +193,20 @@ def test_wrong_arguments(changes, message):
 
 def test_fewer_points_than_groups():
     with pytest.raises(ValueError, match=r"num_points is 16, but host\.num_groups 64 and host\.group_size 32 need"):
-        build_processor(PointDataArguments("x", num_points=16), {}, PointBertWithLLMBlockConfig())
+        PointCloudClassification.build_processor(
+            PointDataArguments("x", num_points=16), {}, PointBertWithLLMBlockConfig()
+        )
 
 
-def batches(num_points=16, **fields):
-    return PointBatches(PointDataArguments("x", num_points=num_points, **fields), num_points)
+def task_of(num_points=16, **fields):
+    args = PointDataArguments("x", num_points=num_points, **fields)
+    return PointCloudClassification(args, PointCloudProcessor(num_points=num_points), CONFIG)
 
 
 def test_fewer_candidates_than_points():
     for name in ("num_candidates", "max_points"):
         with pytest.raises(ValueError, match=f"{name} is 15, fewer than num_points, 16"):
-            batches(**{name: 15})
+            task_of(**{name: 15})
 
 
 def are_in(points, clouds):
@@ -221,15 +220,15 @@ def test_points_are_drawn_from_the_candidates():
     clouds = torch.tensor(make_clouds(5)[0])
     inputs = {"points": clouds, "labels": torch.arange(5)}
     rng = np.random.default_rng(0)
-    drawn = batches().augment(inputs, rng)
+    drawn = task_of().augment(inputs, rng)
     assert torch.equal(drawn["labels"], inputs["labels"])
     assert drawn["points"].shape == (5, 16, 3) and are_in(drawn["points"], clouds)
     farthest = clouds.gather(1, sample_farthest_points(clouds, 20)[..., None].expand(-1, -1, 3))
     for _ in range(5):
-        drawn = batches(num_candidates=20).augment(inputs, rng)["points"]
+        drawn = task_of(num_candidates=20).augment(inputs, rng)["points"]
         assert are_in(drawn, farthest)
-    assert not torch.equal(drawn, batches(num_candidates=20).augment(inputs, rng)["points"])
-    exact = batches(num_candidates=20)
+    assert not torch.equal(drawn, task_of(num_candidates=20).augment(inputs, rng)["points"])
+    exact = task_of(num_candidates=20)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     one, other = (exact.augment(inputs, np.random.default_rng(3))["points"] for _ in range(2))
@@ -238,10 +237,10 @@ def test_points_are_drawn_from_the_candidates():
 
 def test_scale_and_translation():
     clouds = torch.ones(2000, 1, 3)
-    scaled = batches(1, random_scale=[0.5, 2.0]).change(clouds, np.random.default_rng(0)).squeeze(1)
+    scaled = task_of(1, random_scale=[0.5, 2.0]).change(clouds, np.random.default_rng(0)).squeeze(1)
     assert 0.5 <= scaled.min() < 0.51 and 1.99 < scaled.max() <= 2
     assert (scaled[:, 0] != scaled[:, 1]).all()  # each axis by itself
-    moved = batches(1, random_translation=0.2).change(clouds, np.random.default_rng(0)).squeeze(1) - 1
+    moved = task_of(1, random_translation=0.2).change(clouds, np.random.default_rng(0)).squeeze(1) - 1
     assert -0.2 <= moved.min() < -0.19 and 0.19 < moved.max() <= 0.2
     assert moved.mean().abs() < 0.01
 
@@ -259,16 +258,16 @@ def test_rotations(axis):
         torch.testing.assert_close(matrices @ kept, kept.expand(4000, 3))
         assert (matrices.mean(0) - torch.outer(kept, kept)).abs().max() < 0.05
     cloud = torch.tensor(make_clouds(3)[0])
-    turned = batches(64, random_rotation=axis).change(cloud, np.random.default_rng(0))
+    turned = task_of(64, random_rotation=axis).change(cloud, np.random.default_rng(0))
     torch.testing.assert_close(turned.norm(dim=-1).sort().values, cloud.norm(dim=-1).sort().values)
 
 
 def test_views():
     clouds = torch.tensor(make_clouds(4)[0])
     farthest = clouds.gather(1, sample_farthest_points(clouds, 16)[..., None].expand(-1, -1, 3))
-    (single,) = batches().views({"points": clouds})
+    (single,) = task_of().views({"points": clouds})
     assert torch.equal(single["points"], farthest)
-    voting = batches(num_votes=4, num_candidates=20, random_translation=0.2)
+    voting = task_of(num_votes=4, num_candidates=20, random_translation=0.2)
     first, *others = voting.views({"points": clouds})
     assert torch.equal(first["points"], farthest) and len(others) == 3
     assert all(torch.equal(a["points"], b["points"]) for a, b in zip(others, voting.views({"points": clouds})[1:]))

@@ -5,8 +5,11 @@ import pytest
 from tiny_hosts import HOSTS
 from transformers import TrainingArguments
 
-from hf_frozen_llm.training.arguments import EvaluationArguments, ImageDataArguments, ModelArguments, RunArguments
+from hf_frozen_llm.tasks import TASKS
+from hf_frozen_llm.tasks.image_classification import ImageDataArguments
+from hf_frozen_llm.training.arguments import EvaluationArguments, ModelArguments, RunArguments
 from hf_frozen_llm.training.recipe import find_recipe, read_recipe
+from hf_frozen_llm.training.run import resolve
 
 
 BASE = "dataset_name: some/data\noutput_dir: out\n"
@@ -22,10 +25,11 @@ def read(tmp_path):
     return read
 
 
-def test_keys_of_the_dataclasses_do_not_collide():
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_keys_of_the_dataclasses_do_not_collide(task):
     names = [
         field.name
-        for cls in (ModelArguments, ImageDataArguments, RunArguments, EvaluationArguments, TrainingArguments)
+        for cls in (ModelArguments, task.arguments, RunArguments, EvaluationArguments, TrainingArguments)
         for field in dataclasses.fields(cls)
     ]
     assert len(names) == len(set(names))
@@ -45,6 +49,7 @@ def test_keys_of_the_dataclasses_do_not_collide():
         ("run_name: 010", "010"),
         ("run_name: null", None),
         ("lr_scheduler_kwargs: {min_lr: 1e-5}", {"min_lr": 1e-5}),
+        ("learning_rate_scales: {head: 1e1, 'vit\\.layers': 2}", {"head": 10.0, "vit\\.layers": 2.0}),
         ("random_crop_scale: [8e-2, 1]", [0.08, 1.0]),
         ("class_names: [1, no, x]", ["1", "no", "x"]),
         ("bf16: true", True),
@@ -71,6 +76,7 @@ def test_values_are_cast_to_the_type_of_their_field(read, text, expected):
         ("eval_strategy: daily", r"`eval_strategy` must be .*'epoch'.*, got 'daily'"),
         ("interpolation: nearest", r"`interpolation` must be 'bicubic' or 'bilinear', got 'nearest'"),
         ("random_crop_scale: 0.5", r"`random_crop_scale` must be list or null, got '0.5'"),
+        ("learning_rate_scales: {head: fast}", r"`learning_rate_scales` must be dict or null, got {'head': 'fast'}"),
         ("host:\n  hidden_size: wide", r"line 4: `host.hidden_size` must be int, got 'wide'"),
         ("llm_block: huge", r"line 3: `llm_block` must be null or hold `field: value` lines, got 'huge'"),
         ("bf16: true\nbf16: false", r"line 4: `bf16` was already set at .*line 3"),
@@ -219,3 +225,23 @@ def test_recipes_of_the_package_are_found_by_name():
     assert find_recipe("image_classification/vit_small_patch16_224.yaml").is_file()
     with pytest.raises(FileNotFoundError, match=r"no recipe none\.yaml.*image_classification/vit_base_"):
         find_recipe("none.yaml")
+
+
+def test_earlier_name_of_the_projections_rate(read):
+    args = read("projection_learning_rate_scale: 0.5").arguments(RunArguments)
+    assert args.learning_rate_scales == {"projections": 0.5}
+    with pytest.raises(ValueError, match=r"learning_rate_scale and learning_rate_scales\.projections are both set"):
+        read("projection_learning_rate_scale: 0.5\nlearning_rate_scales: {projections: 2}").arguments(RunArguments)
+    with pytest.raises(ValueError, match=r"the factor of 'head' is 0\.0; it must be above 0"):
+        read("learning_rate_scales: {head: 0}").arguments(RunArguments)
+
+
+def test_flags_have_hyphens_or_underscores(read):
+    recipe = read("", "--learning-rate", "1e-3", "--llm-block.layer-index=3", "--host.hidden-size", "8")
+    assert recipe.values["learning_rate"] == 1e-3
+    assert recipe.llm_block == {"layer_index": 3} and recipe.host == {"hidden_size": 8}
+
+
+def test_revision_needs_a_published_host(read):
+    with pytest.raises(ValueError, match=r"host\.revision is set, but host\.name_or_path is not"):
+        resolve(read("host:\n  revision: main"))

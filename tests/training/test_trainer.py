@@ -15,7 +15,11 @@ from hf_frozen_llm import (
     ViTWithLLMBlockConfig,
     ViTWithLLMBlockForImageClassification,
 )
-from hf_frozen_llm.training.trainer import ClassificationLoss, ClassificationTrainer
+from hf_frozen_llm.tasks import find_task
+from hf_frozen_llm.tasks.classification import ClassificationLoss
+from hf_frozen_llm.tasks.image_classification import ImageDataArguments
+from hf_frozen_llm.training.optimizer import scale_learning_rates
+from hf_frozen_llm.training.trainer import TaskTrainer
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
@@ -30,11 +34,21 @@ MODELS = {
 }
 
 
-def trainer(task, llm, tmp_path, **kwargs):
+def optimizer_of(model, layer_decay=1.0, scales=None):
+    """Learning rates of 1 where nothing scales them, weight decay of matrices alone."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    scale_learning_rates(optimizer, model, layer_decay, scales or {})
+    return optimizer
+
+
+def build_model(task, llm):
     model_class, config_class, fields = MODELS[task]
-    model = model_class(config_class(**SIZES, **fields, llm_block=LLMBlockConfig(llm_name_or_path=llm)))
-    args = TrainingArguments(str(tmp_path), learning_rate=1.0, weight_decay=0.1, report_to="none", use_cpu=True)
-    return ClassificationTrainer(model, args, **kwargs)
+    return model_class(config_class(**SIZES, **fields, llm_block=LLMBlockConfig(llm_name_or_path=llm)))
 
 
 def rates(optimizer, model):
@@ -46,11 +60,11 @@ def rates(optimizer, model):
 
 
 @pytest.mark.parametrize("task", list(MODELS))
-def test_layers_learn_at_their_rates(task, llm, tmp_path):
-    plain = trainer(task, llm, tmp_path)
-    before = rates(plain.create_optimizer(), plain.model)
-    decayed = trainer(task, llm, tmp_path, layer_decay=0.5, projection_learning_rate_scale=0.1)
-    after = rates(decayed.create_optimizer(), decayed.model)
+def test_layers_learn_at_their_rates(task, llm):
+    model = build_model(task, llm)
+    before = rates(optimizer_of(model), model)
+    optimizer = optimizer_of(model, 0.5, {"projections": 0.1})
+    after = rates(optimizer, model)
     assert after.keys() == before.keys()
     assert {name: decay for name, (_, decay) in after.items()} == {name: decay for name, (_, decay) in before.items()}
     for name, (rate, _) in after.items():
@@ -62,20 +76,48 @@ def test_layers_learn_at_their_rates(task, llm, tmp_path):
         else:
             expected = 0.1 if "projection" in name else 1.0
         assert rate == pytest.approx(expected), name
-    # The scheduler keeps the proportions.
-    decayed.create_scheduler(10)
-    decayed.optimizer.step()
-    decayed.lr_scheduler.step()
-    scaled = rates(decayed.optimizer, decayed.model)
+    # A scheduler keeps the proportions.
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)
+    optimizer.step()
+    scheduler.step()
+    scaled = rates(optimizer, model)
     assert {round(scaled[name][0] / after[name][0], 6) for name in after} == {0.9}
 
 
-def test_layer_decay_needs_layers_one_after_the_other(llm, tmp_path):
+def test_groups_of_parameters(llm):
+    model = build_model("image", llm)
+    scales = {"host": 2.0, "embeddings": 3.0, "projections": 5.0, "head": 7.0, r"\.layers?\.1\.": 11.0}
+    for name, (rate, _) in rates(optimizer_of(model, scales=scales), model).items():
+        if name.startswith("llm_block."):
+            expected = 5.0
+        elif name.startswith("classifier."):
+            expected = 7.0
+        elif "embeddings" in name:
+            expected = 2.0 * 3.0
+        else:
+            expected = 2.0 * 11.0 if ".layer.1." in name or ".layers.1." in name else 2.0
+        assert rate == expected, name
+    with pytest.raises(ValueError, match=r"'heads' fits no trained parameter. Give one of host, embeddings, proj"):
+        optimizer_of(model, scales={"heads": 2.0})
+
+
+def test_trainer_scales_its_optimizer(llm, tmp_path):
+    """With its own groups: no decay of biases and norms."""
+    model = build_model("image", llm)
+    args = TrainingArguments(str(tmp_path), learning_rate=1.0, weight_decay=0.1, report_to="none", use_cpu=True)
+    task = find_task("vit_with_llm_block")(ImageDataArguments("x"), None, model.config)
+    trainer = TaskTrainer(model, args, task=task, layer_decay=0.5, learning_rate_scales={"projections": 0.1})
+    found = rates(trainer.create_optimizer(), model)
+    assert found["llm_block.input_projection.weight"] == (0.1, 0.1)
+    assert found["classifier.bias"] == (1.0, 0.0)
+    assert found["vit.embeddings.cls_token"][0] == 0.5**4
+
+
+def test_layer_decay_needs_layers_one_after_the_other():
     swin = SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=2)
     model = VisionWithLLMBlockForImageClassification(VisionWithLLMBlockConfig(vision_config=swin))
-    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(ValueError, match=r"layer_decay needs a host with layers one after the other, unlike swin"):
-        ClassificationTrainer(model, args, layer_decay=0.5).create_optimizer()
+        optimizer_of(model, layer_decay=0.5)
 
 
 def test_loss_of_shared_labels():
@@ -83,8 +125,19 @@ def test_loss_of_shared_labels():
     loss = ClassificationLoss(0.2)({"logits": logits}, shares)
     smoothed = 0.8 * shares + 0.2 / 3
     torch.testing.assert_close(loss, -(smoothed * logits.log_softmax(-1)).sum() / 4)
-    labels = torch.tensor([0, 2, 1, 1])
-    with torch.no_grad():
-        torch.testing.assert_close(
-            ClassificationLoss(0.2)({"logits": logits}, labels), F.cross_entropy(logits, labels)
-        )
+
+
+def test_evaluation_losses_are_not_smoothed():
+    """Of single examples, so that their mean is the same for any batch size and number of processes."""
+    task = find_task("vit_with_llm_block")(ImageDataArguments("x"), None, None)
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    batch = {"row": torch.arange(4), "pixel_values": logits, "labels": labels}
+    records = task.predict(lambda pixel_values: {"logits": pixel_values}, batch)
+    losses = torch.tensor([record["loss"] for record in records])
+    torch.testing.assert_close(losses, F.cross_entropy(logits, labels, reduction="none"))
+    metrics = task.metrics(records, None)
+    assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert metrics["top1"] == (logits.argmax(-1) == labels).float().mean().item() and metrics["top5"] == 1.0
+    unlabelled = task.predict(lambda pixel_values: {"logits": pixel_values}, {**batch, "labels": None})
+    assert all(set(record) == {"row", "labels", "probabilities"} for record in unlabelled)
+    assert "labels" in batch, "a batch is left as it is"

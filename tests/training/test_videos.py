@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_runs import (
     CLASSES,
     TINY_VIDEOMAE,
+    class_fields,
     make_frames,
     write_something_something,
     write_video,
@@ -21,24 +22,20 @@ from torch.utils.data import DataLoader
 from transformers import VideoMAEConfig, pipeline
 
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.data.examples import PreparedDataset, find_class_names, match_labels
-from hf_frozen_llm.data.videos import (
-    VideoBatches,
-    build_batches,
-    build_preparer,
-    build_processor,
-    choose_frames,
-    collate,
-    load_processor,
-    load_split,
-    read_frames,
-)
-from hf_frozen_llm.training.arguments import VideoDataArguments
-from hf_frozen_llm.training.train import prepared_for_evaluation
+from hf_frozen_llm.data.datasets import TransformedDataset
+from hf_frozen_llm.tasks.classification import find_class_names
+from hf_frozen_llm.tasks.video_classification import VideoClassification, VideoDataArguments
+from hf_frozen_llm.tasks.video_classification.data import choose_frames, read_frames
 
 
 LABEL2ID = {name: index for index, name in enumerate(CLASSES)}
-CONFIG = VideoMAEConfig(image_size=16, patch_size=8, num_frames=4)
+CONFIG = VideoMAEConfig(image_size=16, patch_size=8, num_frames=4, **class_fields(LABEL2ID))
+NO_LABELS = datasets.Dataset.from_dict({"label": [0]})
+read = VideoClassification.read
+
+
+def build_task(args, config=CONFIG):
+    return VideoClassification(args, VideoClassification.build_processor(args, {}, config), config)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +43,12 @@ def folder(tmp_path_factory):
     return write_video_folder(tmp_path_factory.mktemp("videos"))
 
 
-def preparer(args, seed=None, config=CONFIG):
-    label_ids = {**LABEL2ID, **{index: index for index in range(len(CLASSES))}}
-    return build_preparer(args, "test", build_processor(args, {}, config), label_ids, config, seed)
+def transform(args, seed=None):
+    return build_task(args).example_transform(NO_LABELS, "test", training=seed is not None, seed=seed or 0)
 
 
 def prepare(args, video, seed=None, key=(0, 0)):
-    return preparer(args, seed)([video], [0], [key])
+    return transform(args, seed)([{args.video_column: video, args.label_column: 0}], [key])
 
 
 def numbers(clip):
@@ -167,7 +163,7 @@ def test_a_file_without_pictures(tmp_path):
 
 def test_wrong_labels_are_named(folder):
     with pytest.raises(ValueError, match=r"row 7: 'label' is 9, which is none of the 6 classes"):
-        preparer(VideoDataArguments("x"))([{"path": "x"}], [9], [(0, 7)])
+        transform(VideoDataArguments("x"))([{"video": {"path": "x"}, "label": 9}], [(0, 7)])
 
 
 @pytest.mark.parametrize("size", [(40, 24), (24, 41), (33, 33)])
@@ -177,9 +173,9 @@ def test_one_view_is_what_the_processor_makes(tmp_path, size):
     file = write_video(tmp_path / "video.mkv", frames)
     clip = prepare(args, {"path": str(file), "bytes": None})[0]["pixel_values"]
     assert clip.shape == (1, 4, 3, 16, 16)
-    processor = build_processor(args, {}, CONFIG)
-    view = VideoBatches(args, processor, 6).views({"pixel_values": clip[None]})[0]["pixel_values"]
-    expected = processor([frames[i] for i in (1, 3, 5, 7)], return_tensors="pt")["pixel_values"]
+    task = build_task(args)
+    view = task.views({"pixel_values": clip[None]})[0]["pixel_values"]
+    expected = task.processor([frames[i] for i in (1, 3, 5, 7)], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(view, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -198,9 +194,9 @@ def test_crops_lie_along_the_longer_side(tmp_path, is_wide):
 
 def test_training_clips_depend_on_seed_epoch_and_row_alone(folder):
     args = VideoDataArguments(folder, random_crop_scale=[0.3, 1.0], samples_per_video=2)
-    rows = load_split(args, "train")
-    dataset = PreparedDataset(rows, preparer(args, seed=1))
-    loaders = [DataLoader(dataset, batch_size=5, collate_fn=collate, num_workers=n) for n in (0, 2)]
+    dataset = build_task(args).dataset(read(args, "train"), "train", training=True, seed=1)
+    assert isinstance(dataset, TransformedDataset)
+    loaders = [DataLoader(dataset, batch_size=5, collate_fn=build_task(args).collate, num_workers=n) for n in (0, 2)]
     epochs = []
     for epoch in (0, 1, 0):
         dataset.set_epoch(epoch)
@@ -218,7 +214,7 @@ def test_training_clips_depend_on_seed_epoch_and_row_alone(folder):
 
 def test_forms_of_data(tmp_path, folder):
     args = VideoDataArguments(folder)
-    rows = load_split(args, "test")
+    rows = read(args, "test")
     assert find_class_names(args, rows) == CLASSES
     content = [{"bytes": open(row["path"], "rb").read(), "path": None} for row in rows["video"]]
     features = datasets.Features({"clip": datasets.Video(decode=False), "label": datasets.ClassLabel(names=CLASSES)})
@@ -237,11 +233,8 @@ def test_forms_of_data(tmp_path, folder):
             args = VideoDataArguments(str(name), streaming=streaming, video_column=column)
             if split == "test" and streaming and column == "video":
                 args.class_names = CLASSES
-            dataset = load_split(args, split)
-            prepare = build_preparer(
-                args, split, build_processor(args, {}, CONFIG), match_labels(args, dataset, LABEL2ID), CONFIG, None
-            )
-            batch = collate(list(prepared_for_evaluation(dataset, prepare)))
+            task = build_task(args)
+            batch = task.collate(list(task.dataset(read(args, split), split)))
             order = batch["labels"].argsort(stable=True)
             result = batch["pixel_values"][order].flatten(1).sum(1).sort().values
             expected = result if expected is None else expected
@@ -251,57 +244,57 @@ def test_forms_of_data(tmp_path, folder):
 def test_something_something(tmp_path):
     name = write_something_something(tmp_path, {"labels/train.json": 7, "labels/validation.json": 3})
     args = VideoDataArguments(name)
-    rows = load_split(args, "labels/train.json")
+    rows = read(args, "labels/train.json")
     classes = [f"Moving {label} something" for label in CLASSES]
     assert find_class_names(args, rows) == classes
     assert rows["label"] == [0, 1, 2, 3, 4, 5, 0]
     assert read_frames(rows[6]["video"], lambda total: np.array([0, total - 1])).keys() == {0, 7}
     (tmp_path / "labels" / "labels.json").unlink()
-    assert find_class_names(args, load_split(args, "labels/validation.json")) == classes[:3]
+    assert find_class_names(args, read(args, "labels/validation.json")) == classes[:3]
 
     (tmp_path / "20bn-something-something-v2" / "train3.webm").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 7 videos are missing, the first is .*train3\.webm"):
-        load_split(args, "labels/train.json")
+        read(args, "labels/train.json")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*test\.json"):
-        load_split(args, "labels/test.json")
+        read(args, "labels/test.json")
     (tmp_path / "labels" / "labels.json").write_text('{"Moving ant something": "0"}')
     with pytest.raises(ValueError, match=r"labels\.json does not have the class 'Moving bee something'"):
-        load_split(args, "labels/validation.json")
+        read(args, "labels/validation.json")
     (tmp_path / "labels" / "bad.json").write_text('[{"id": "1"}]')
     with pytest.raises(ValueError, match="not a list of annotations with `id` and `template`"):
-        load_split(args, "labels/bad.json")
+        read(args, "labels/bad.json")
     (tmp_path / "bad.csv").write_text("a b c\n")
     with pytest.raises(ValueError, match="each row must be a path and a label"):
-        load_split(args, "bad.csv")
+        read(args, "bad.csv")
 
 
 def test_wrong_columns(tmp_path):
     datasets.Dataset.from_dict({"video": [1, 2], "label": [0, 1]}).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=r"column 'video' holds no videos\. Set video_column"):
-        load_split(VideoDataArguments(str(tmp_path)), "train")
+        read(VideoDataArguments(str(tmp_path)), "train")
     with pytest.raises(ValueError, match=r"has no column 'clip'; it has video, label\. Set video_column"):
-        load_split(VideoDataArguments(str(tmp_path), video_column="clip"), "train")
+        read(VideoDataArguments(str(tmp_path), video_column="clip"), "train")
 
 
 def test_averages_are_of_probabilities():
     logits = torch.randn(6, 3, 5, dtype=torch.float64)
-    batches = VideoBatches(VideoDataArguments("x"), build_processor(VideoDataArguments("x"), {}, CONFIG), 5)
+    task = build_task(VideoDataArguments("x"))
     expected = logits.softmax(-1).mean(0)
-    torch.testing.assert_close(batches.average(logits).softmax(-1), expected)
-    torch.testing.assert_close(batches.average(logits).logsumexp(-1).exp(), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(task.average(logits).softmax(-1), expected)
+    torch.testing.assert_close(task.average(logits).logsumexp(-1).exp(), torch.ones(3, dtype=torch.float64))
 
 
 def test_batches_are_drawn_from_their_generator_alone():
     args = VideoDataArguments(
         "x", random_flip=True, rand_augment_ops=2, random_erasing=0.5, mixup_alpha=0.8, cutmix_alpha=1.0
     )
-    batches = build_batches(args, build_processor(args, {}, CONFIG), 6)
+    task = build_task(args)
     inputs = {"pixel_values": torch.randint(0, 256, (6, 4, 3, 16, 16), dtype=torch.uint8), "labels": torch.arange(6)}
     results = []
     for seed in (0, 1, 0):
         torch.manual_seed(len(results))
         before = torch.get_rng_state()
-        results.append(batches.augment(inputs, np.random.default_rng(seed)))
+        results.append(task.augment(inputs, np.random.default_rng(seed)))
         assert torch.equal(torch.get_rng_state(), before)  # dropout draws what it would have drawn
     for name in ("pixel_values", "labels"):
         assert torch.equal(results[0][name], results[2][name])
@@ -311,12 +304,11 @@ def test_batches_are_drawn_from_their_generator_alone():
 
 def test_without_augmentation_clips_are_normalised():
     args = VideoDataArguments("x")
-    processor = build_processor(args, {}, CONFIG)
+    task = build_task(args)
     clips = torch.randint(0, 256, (2, 4, 3, 16, 16), dtype=torch.uint8)
-    batch = build_batches(args, processor, 6).augment(
-        {"pixel_values": clips, "labels": torch.arange(2)}, np.random.default_rng(0)
-    )
-    mean, std = (torch.tensor(figures).view(3, 1, 1) for figures in (processor.image_mean, processor.image_std))
+    batch = task.augment({"pixel_values": clips, "labels": torch.arange(2)}, np.random.default_rng(0))
+    figures = (task.processor.image_mean, task.processor.image_std)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in figures)
     torch.testing.assert_close(batch["pixel_values"], (clips / 255 - mean) / std)
     assert batch["labels"].tolist() == [0, 1]
 
@@ -342,7 +334,7 @@ def test_wrong_arguments(changes, message):
 def test_host_must_see_squares_in_colour():
     for fields in ({"num_channels": 1}, {"image_size": (16, 24)}):
         with pytest.raises(ValueError, match="read as squares with 3 channels"):
-            build_processor(VideoDataArguments("x"), {}, VideoMAEConfig(**fields))
+            VideoClassification.build_processor(VideoDataArguments("x"), {}, VideoMAEConfig(**fields))
 
 
 RECIPE = """\
@@ -393,7 +385,7 @@ def test_resumed_run_is_the_same(run, tmp_path):
 
 
 def test_saved_model_in_a_pipeline(run, folder, caplog):
-    processor = load_processor(str(run / "run"))
+    processor = VideoClassification.load_processor(str(run / "run"))
     assert processor.crop_size["height"] == 16
     # It would rather have a video processor; transformers' need torchvision.
     caplog.set_level(logging.ERROR, "transformers.pipelines.video_classification")

@@ -9,10 +9,9 @@ import csv
 import importlib.util
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -21,25 +20,21 @@ from PIL import Image
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from hf_frozen_llm.data.augmentation import erase_randomly, mix, rand_augment
-from hf_frozen_llm.data.examples import HFDataset, Preparer, find_local, keep_encoded, load_columns, select_columns
-from hf_frozen_llm.data.images import draw_crop
-from hf_frozen_llm.training.arguments import VideoDataArguments
+from hf_frozen_llm.data.augmentation import draw_crop
+from hf_frozen_llm.data.datasets import Example, HFDataset, Row, find_local
+from hf_frozen_llm.tasks.classification import ClassificationTransform
 
+
+if TYPE_CHECKING:
+    from hf_frozen_llm.tasks.video_classification import VideoDataArguments
 
 INSTALL = "pip install 'hf_frozen_llm[video]'"
 # Folder of Something-Something V2's videos as they are published.
 SSV2_FOLDER = "20bn-something-something-v2"
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
-def load_split(args: VideoDataArguments, split: str) -> HFDataset:
-    """Loads one split, its videos still encoded, and checks that it holds what the arguments say."""
-    if Path(split).suffix in (".json", ".csv"):
-        return load_annotations(args, split)
-    return keep_encoded(args, split, load_columns(args, split), datasets.Video(decode=False))
-
-
-def load_annotations(args: VideoDataArguments, split: str) -> HFDataset:
+def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
     """
     Reads a list of video files and their labels.
 
@@ -96,12 +91,14 @@ def load_annotations(args: VideoDataArguments, split: str) -> HFDataset:
         feature = datasets.ClassLabel(names=names)
     features = datasets.Features({args.video_column: datasets.Video(decode=False), args.label_column: feature})
     columns = {args.video_column: [str(path) for path in paths], args.label_column: labels}
-    dataset = datasets.Dataset.from_dict(columns, features=features)
-    return select_columns(args, split, dataset.to_iterable_dataset() if args.streaming else dataset)
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    return rows.to_iterable_dataset() if args.streaming else rows
 
 
-def build_processor(args: VideoDataArguments, host: Mapping[str, Any], config: Any) -> VideoMAEImageProcessorPil:
-    """The processor that is saved with the model."""
+def build_video_processor(
+    args: "VideoDataArguments", host: Mapping[str, Any], config: Any
+) -> VideoMAEImageProcessorPil:
+    """Return the processor that is saved with the model."""
     size = config.image_size
     if config.num_channels != 3 or not isinstance(size, int):
         raise ValueError(
@@ -111,7 +108,9 @@ def build_processor(args: VideoDataArguments, host: Mapping[str, Any], config: A
     published: Mapping[str, Any] = {}
     if host.get("name_or_path") is not None:
         try:
-            published, _ = VideoMAEImageProcessorPil.get_image_processor_dict(host["name_or_path"])
+            published, _ = VideoMAEImageProcessorPil.get_image_processor_dict(
+                host["name_or_path"], revision=host.get("revision")
+            )
         except OSError:
             published = {}  # a converted checkpoint; those of the released code have ImageNet's
     return VideoMAEImageProcessorPil(
@@ -123,22 +122,8 @@ def build_processor(args: VideoDataArguments, host: Mapping[str, Any], config: A
     )
 
 
-def load_processor(name_or_path: str) -> VideoMAEImageProcessorPil:
-    """The processor of a saved model."""
-    return VideoMAEImageProcessorPil.from_pretrained(name_or_path)
-
-
-def build_preparer(
-    args: VideoDataArguments, split: str, processor: Any, label_ids: dict[Any, int], config: Any, seed: int | None
-) -> "VideoPreparer":
-    """Without a `seed`, for evaluation."""
-    return VideoPreparer(
-        args, split, processor, label_ids, seed or 0, num_frames=config.num_frames, is_training=seed is not None
-    )
-
-
 def choose_frames(
-    args: VideoDataArguments, total: int, num_frames: int, segment: int = 0, draw: np.ndarray | None = None
+    args: "VideoDataArguments", total: int, num_frames: int, segment: int = 0, draw: np.ndarray | None = None
 ) -> np.ndarray:
     """
     Which frames of a video are read. `"uniform"` is as in the released code of the paper (`ssv2.py`), `"dense"` as in
@@ -230,17 +215,15 @@ def decode(open_video: Callable[[], Any], wanted: set[int]) -> tuple[dict[int, I
     return frames, number + 1
 
 
-class VideoPreparer(Preparer):
+class VideoTransform(ClassificationTransform):
     """
-    Decodes videos and cuts clips out of them; see [`Preparer`] for the other arguments.
+    Decode videos and cut clips out of them; see [`ClassificationTransform`] for the other arguments.
 
     Args:
         num_frames (`int`): frames of a clip.
         is_training (`bool`): whether clips are drawn at random, `samples_per_video` of each video; otherwise an
             example has all views, `num_segments * num_crops` clips.
     """
-
-    args: VideoDataArguments
 
     def __init__(self, *args, num_frames: int, is_training: bool, **kwargs):
         super().__init__(*args, **kwargs)
@@ -249,19 +232,19 @@ class VideoPreparer(Preparer):
         if importlib.util.find_spec("av") is None:
             raise ImportError(f"Videos are read by PyAV, which is not installed: {INSTALL}")
 
-    def __call__(self, values: Sequence[Any], labels: Sequence[Any], keys: Sequence[tuple[int, ...]]) -> list[dict]:
+    def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
         examples = []
-        for video, label, key in zip(values, labels, keys):
-            label_id = self.find_label(label, key)
+        for row, key in zip(rows, keys):
+            video, label = row[self.args.video_column], self.find_label(row, key)
             if video is None:
-                raise ValueError(f"{self.where(key)}: the video is missing.")
+                raise ValueError(f"{self.locate(key)}: the video is missing.")
             rng = np.random.default_rng((self.seed, *key))
             try:
                 clips = self.draw_clips(video, rng) if self.is_training else [self.cut_views(video)]
             except (OSError, ValueError) as error:
                 name = f" ({video['path']})" if video.get("path") else ""
-                raise ValueError(f"{self.where(key)}{name}: {error}") from error
-            examples += [{"pixel_values": clip, "labels": label_id} for clip in clips]
+                raise ValueError(f"{self.locate(key)}{name}: {error}") from error
+            examples += [{"pixel_values": clip, **label} for clip in clips]
         return examples
 
     def draw_clips(self, video: Mapping[str, Any], rng: np.random.Generator) -> list[torch.Tensor]:
@@ -325,60 +308,3 @@ class VideoPreparer(Preparer):
 def to_clip(frames: Sequence[Image.Image]) -> torch.Tensor:
     """`(frames, 3, height, width)`, 0 to 255."""
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(0, 3, 1, 2).contiguous()
-
-
-def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {
-        "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
-        "labels": torch.tensor([example["labels"] for example in examples]),
-    }
-
-
-def build_batches(args: VideoDataArguments, processor: Any, num_labels: int) -> "VideoBatches":
-    if args.rand_augment_ops > 0 and importlib.util.find_spec("kornia") is None:
-        raise ImportError(f"rand_augment_ops needs kornia, which is not installed: {INSTALL}")
-    return VideoBatches(args, processor, num_labels)
-
-
-class VideoBatches:
-    """
-    Augments clips of bytes on the device, and normalises them.
-
-    Args:
-        args ([`VideoDataArguments`]): what is done.
-        processor: its mean and deviation of the colours.
-        num_labels (`int`): classes.
-    """
-
-    def __init__(self, args: VideoDataArguments, processor: Any, num_labels: int):
-        self.args = args
-        self.num_labels = num_labels
-        self.mean, self.std = (
-            torch.tensor(figures).view(3, 1, 1) for figures in (processor.image_mean, processor.image_std)
-        )
-
-    def augment(self, inputs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        args, labels = self.args, inputs["labels"]
-        clips = inputs["pixel_values"].float() / 255
-        if args.rand_augment_ops > 0:
-            fill = self.mean.to(clips.device)
-            clips = rand_augment(clips, args.rand_augment_ops, args.rand_augment_magnitude, fill, rng)
-        if args.random_flip:
-            is_flipped = torch.from_numpy(rng.random(len(clips)) < 0.5).to(clips.device)
-            clips = torch.where(is_flipped.view(-1, 1, 1, 1, 1), clips.flip(-1), clips)
-        clips = self.normalize(clips)
-        if args.random_erasing > 0:
-            clips = erase_randomly(clips, args.random_erasing, rng)
-        if args.mixup_alpha > 0 or args.cutmix_alpha > 0:
-            clips, labels = mix(clips, labels, self.num_labels, args.mixup_alpha, args.cutmix_alpha, rng)
-        return {"pixel_values": clips, "labels": labels}
-
-    def views(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"pixel_values": self.normalize(clips.float() / 255)} for clips in inputs["pixel_values"].unbind(1)]
-
-    def average(self, logits: torch.Tensor) -> torch.Tensor:
-        """Of the probabilities, as the released code does; their logarithms are the logits of the mean."""
-        return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
-
-    def normalize(self, clips: torch.Tensor) -> torch.Tensor:
-        return (clips - self.mean.to(clips.device)) / self.std.to(clips.device)

@@ -4,24 +4,24 @@
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 import torch
 
-from hf_frozen_llm.data.examples import HFDataset, Preparer, find_local, load_columns
-from hf_frozen_llm.modeling.point_groups import gather_points, sample_farthest_points
-from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import (
-    POINT_SUFFIXES,
-    PointCloudProcessor,
-    read_points,
-)
-from hf_frozen_llm.training.arguments import PointDataArguments
+from hf_frozen_llm.data.datasets import Example, HFDataset, Row, find_local, load_rows, select_columns
+from hf_frozen_llm.modeling.point_groups import sample_farthest_points
+from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import POINT_SUFFIXES, read_points
+from hf_frozen_llm.tasks.classification import ClassificationTransform, column_keys
 
 
-def load_split(args: PointDataArguments, split: str) -> HFDataset:
-    """Loads one split, in one of the forms that [`PointDataArguments`] names, and checks that it holds clouds."""
+if TYPE_CHECKING:
+    from hf_frozen_llm.tasks.point_cloud_classification import PointDataArguments
+
+
+def load_clouds(args: "PointDataArguments", split: str, with_targets: bool) -> HFDataset:
+    """Load one split, in one of the forms that [`PointDataArguments`] names, and check that it holds point clouds."""
     folder, where = find_local(args), f"{args.dataset_name} [{split}]"
     files = None if folder is None else find_files(folder, split, where)
     if folder is not None and folder.suffix == ".npz":
@@ -31,10 +31,10 @@ def load_split(args: PointDataArguments, split: str) -> HFDataset:
     elif files is not None:
         dataset = load_files(args, files)
     else:
-        dataset = load_columns(args, split)
+        dataset = load_rows(args, split)
     if args.streaming and isinstance(dataset, datasets.Dataset):
         dataset = dataset.to_iterable_dataset()
-    dataset = dataset.with_format("numpy")
+    dataset = select_columns(args, split, dataset, column_keys(args, with_targets)).with_format("numpy")
     row = next(iter(dataset.take(1)), None)
     if row is None:
         raise ValueError(f"{where} is empty.")
@@ -48,14 +48,13 @@ def load_split(args: PointDataArguments, split: str) -> HFDataset:
         features = None  # a stream may not know its own
         if dataset.features is not None:
             points = datasets.Array2D((args.max_points, 3), "float32")
-            label = dataset.features[args.label_column]
-            features = datasets.Features({args.points_column: points, args.label_column: label})
+            features = datasets.Features({**dataset.features, args.points_column: points})
         options = {"column": args.points_column, "max_points": args.max_points, "where": where}
         dataset = dataset.map(keep_farthest, batched=True, batch_size=32, fn_kwargs=options, features=features)
     return dataset
 
 
-def load_npz(args: PointDataArguments, file: Path, split: str) -> datasets.Dataset:
+def load_npz(args: "PointDataArguments", file: Path, split: str) -> datasets.Dataset:
     """Rows of the arrays `points` and `label` for which `split` says this one; `classes` names the labels."""
     where = f"{args.dataset_name} [{split}]"
     with np.load(file, allow_pickle=False) as content:
@@ -71,7 +70,7 @@ def load_npz(args: PointDataArguments, file: Path, split: str) -> datasets.Datas
     return in_memory(args, points.astype(np.float32), labels, names)
 
 
-def load_h5(args: PointDataArguments, folder: Path, split: str) -> datasets.Dataset:
+def load_h5(args: "PointDataArguments", folder: Path, split: str) -> datasets.Dataset:
     """
     Clouds of one or several `.h5` files, as ScanObjectNN and ModelNet40 (`modelnet40_ply_hdf5_2048`) have them; the
     classes are named in `shape_names.txt`, if that is there.
@@ -91,7 +90,7 @@ def load_h5(args: PointDataArguments, folder: Path, split: str) -> datasets.Data
             with h5py.File(file) as content:
                 parts.append((content["data"][...].astype(np.float32), content["label"][...].reshape(-1)))
         except (KeyError, OSError) as error:
-            raise ValueError(f"{where}: {file} cannot be read as clouds `data` with `label`: {error}") from error
+            raise ValueError(f"{where}: {file} cannot be read as point clouds `data` with `label`: {error}") from error
     names_file = folder / "shape_names.txt"
     names = names_file.read_text(encoding="utf-8").split() if names_file.is_file() else None
     points, labels = (np.concatenate(arrays) for arrays in zip(*parts))
@@ -99,7 +98,7 @@ def load_h5(args: PointDataArguments, folder: Path, split: str) -> datasets.Data
 
 
 def in_memory(
-    args: PointDataArguments, points: np.ndarray, labels: np.ndarray, names: list[str] | None
+    args: "PointDataArguments", points: np.ndarray, labels: np.ndarray, names: list[str] | None
 ) -> datasets.Dataset:
     feature = datasets.Value("int64") if names is None else datasets.ClassLabel(names=names)
     features = datasets.Features(
@@ -128,7 +127,7 @@ def find_files(folder: Path, split: str, where: str) -> list[tuple[str, str]] | 
     return [(str(path), path.parent.name) for path in found] or None
 
 
-def load_files(args: PointDataArguments, files: list[tuple[str, str]]) -> datasets.Dataset:
+def load_files(args: "PointDataArguments", files: list[tuple[str, str]]) -> datasets.Dataset:
     """Reads files of single clouds, once; they are kept in the cache of `datasets` until one of them changes."""
     features = datasets.Features(
         {
@@ -165,121 +164,30 @@ def keep_farthest(rows: Mapping[str, Any], column: str, max_points: int, where: 
     return {column: kept}
 
 
-def build_processor(args: PointDataArguments, host: Mapping[str, Any], config: Any) -> PointCloudProcessor:
-    """The processor that is saved with the model."""
-    needed = max(config.num_groups, config.group_size)
-    if args.num_points < needed:
-        raise ValueError(
-            f"num_points is {args.num_points}, but host.num_groups {config.num_groups} and host.group_size "
-            f"{config.group_size} need at least {needed} points."
-        )
-    return PointCloudProcessor(num_points=args.num_points, do_normalize=args.normalize)
+def load_single_files(args: "PointDataArguments", files: Sequence[str]) -> datasets.Dataset:
+    """Return a row for each file, which is read when the row is transformed."""
+    return datasets.Dataset.from_dict({args.points_column: list(files)})
 
 
-def load_processor(name_or_path: str) -> PointCloudProcessor:
-    """The processor of a saved model."""
-    return PointCloudProcessor.from_pretrained(name_or_path)
-
-
-def build_preparer(
-    args: PointDataArguments,
-    split: str,
-    processor: PointCloudProcessor,
-    label_ids: dict[Any, int],
-    config: Any,
-    seed: int | None,
-) -> "PointPreparer":
-    """What is random happens to batches; `seed` and `config` make no difference."""
-    return PointPreparer(args, split, processor, label_ids)
-
-
-class PointPreparer(Preparer):
-    """Checks and normalises clouds; see [`Preparer`]."""
-
-    def __call__(self, values: Sequence[Any], labels: Sequence[Any], keys: Sequence[tuple[int, ...]]) -> list[dict]:
-        return [
-            {"points": self.processor.prepare(cloud, self.where(key)), "labels": self.find_label(label, key)}
-            for cloud, label, key in zip(values, labels, keys)
-        ]
-
-
-def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    sizes = {len(example["points"]) for example in examples}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"Clouds have {min(sizes)} to {max(sizes)} points, and those of a batch need as many as each other. Set "
-            "max_points to at most the smallest number, so that all are reduced to that."
-        )
-    return {
-        "points": torch.stack([example["points"] for example in examples]),
-        "labels": torch.tensor([example["labels"] for example in examples]),
-    }
-
-
-def build_batches(args: PointDataArguments, processor: PointCloudProcessor, num_labels: int) -> "PointBatches":
-    return PointBatches(args, processor.num_points)
-
-
-class PointBatches:
+class PointCloudTransform(ClassificationTransform):
     """
-    Chooses points of clouds and augments them, on the device.
-
-    Args:
-        args ([`PointDataArguments`]): what is done.
-        num_points (`int`): points that the model sees.
+    Check and normalise point clouds; see [`ClassificationTransform`]. One that is a file is read, and reduced to the
+    points that the model sees, so that files of all sizes make a batch.
     """
 
-    def __init__(self, args: PointDataArguments, num_points: int):
-        for name in ("num_candidates", "max_points"):
-            value = getattr(args, name)
-            if value is not None and value < num_points:
-                raise ValueError(f"{name} is {value}, fewer than num_points, {num_points}.")
-        self.args = args
-        self.num_points = num_points
-
-    def augment(self, inputs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """
-        `num_points` of `num_candidates` points, scaled, moved and turned, as in the released code of the paper
-        (`PointcloudScaleAndTranslate`; rotations are an option of ours).
-        """
-        points = self.choose_candidates(inputs["points"])
-        return {**inputs, "points": self.change(points, rng)}
-
-    def views(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        points = inputs["points"]
-        first = {"points": gather_points(points, sample_farthest_points(points, self.num_points))}
-        if self.args.num_votes == 1:
-            return [first]
-        candidates = self.choose_candidates(points)
-        votes = range(1, self.args.num_votes)
-        return [first, *({"points": self.change(candidates, np.random.default_rng(vote))} for vote in votes)]
-
-    def average(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits.mean(0)
-
-    def choose_candidates(self, points: torch.Tensor) -> torch.Tensor:
-        count = self.args.num_candidates
-        if count is None or count >= points.shape[1]:
-            return points
-        return gather_points(points, sample_farthest_points(points, count))
-
-    def change(self, points: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        generator = torch.Generator(points.device).manual_seed(int(rng.integers(2**62)))
-
-        def draw(*shape: int) -> torch.Tensor:
-            return torch.rand(shape, generator=generator, device=points.device)
-
-        batch = len(points)
-        order = draw(batch, points.shape[1]).argsort(dim=1)
-        points = gather_points(points, order[:, : self.num_points])
-        if self.args.random_scale is not None:
-            smallest, largest = self.args.random_scale
-            points = points * (smallest + (largest - smallest) * draw(batch, 1, 3))
-        if self.args.random_translation > 0:
-            points = points + self.args.random_translation * (2 * draw(batch, 1, 3) - 1)
-        if self.args.random_rotation is not None:
-            points = points @ random_rotations(self.args.random_rotation, draw(batch, 3))
-        return points
+    def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
+        examples = []
+        for row, key in zip(rows, keys):
+            cloud = row[self.args.points_column]
+            if isinstance(cloud, str):
+                clouds = self.processor(cloud)["points"]
+                if len(clouds) > 1:
+                    raise ValueError(f"{cloud} holds {len(clouds)} point clouds; give files of one each.")
+                points = clouds[0]
+            else:
+                points = self.processor.prepare(cloud, self.locate(key))
+            examples.append({"points": points, **self.find_label(row, key)})
+        return examples
 
 
 def random_rotations(axis: str, draws: torch.Tensor) -> torch.Tensor:

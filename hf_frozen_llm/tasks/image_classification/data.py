@@ -1,66 +1,38 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Labelled images from the Hub, a folder or parquet files, as tensors for an image classifier."""
+"""Encoded images as tensors for an image classifier: the processor, augmentation, the example transform."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image
-
-# Not the top-level name: before transformers 5.20 that one asks for torchvision.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from hf_frozen_llm.data.examples import HFDataset, Preparer, keep_encoded, load_columns
-from hf_frozen_llm.training.arguments import ImageDataArguments
+from hf_frozen_llm.data.augmentation import draw_crop
+from hf_frozen_llm.data.datasets import Example, Row
+from hf_frozen_llm.tasks.classification import ClassificationTransform
 
 
-def load_split(args: ImageDataArguments, split: str) -> HFDataset:
-    """Loads one split, its images still encoded, and checks that it holds what the arguments say."""
-    return keep_encoded(args, split, load_columns(args, split), datasets.Image(decode=False))
+if TYPE_CHECKING:
+    from hf_frozen_llm.tasks.image_classification import ImageDataArguments
 
 
-def build_processor(args: ImageDataArguments, host: Mapping[str, Any], config: Any) -> ViTImageProcessorPil:
-    """The processor that is saved with the model."""
-    if config.num_channels != 3:
-        raise ValueError(f"host.num_channels is {config.num_channels}; images are read with 3 channels (RGB).")
-    published = read_published_processor(args, host.get("name_or_path"))
-    return build_image_processor(args, find_image_size(args, host, published, config.image_size), published)
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def load_processor(name_or_path: str) -> Any:
-    """The processor of a saved model."""
-    return AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
-
-
-def build_preparer(
-    args: ImageDataArguments, split: str, processor: Any, label_ids: dict[Any, int], config: Any, seed: int | None
-) -> "ImagePreparer":
-    """Without a `seed`, for evaluation."""
-    if seed is None:
-        return ImagePreparer(args, split, processor, label_ids)
-    size = processor.crop_size if processor.do_center_crop else processor.size
-    augmentation = build_augmentation(args, (size["height"], size["width"]))
-    return ImagePreparer(args, split, processor, label_ids, seed, augmentation=augmentation)
-
-
-def build_batches(args: ImageDataArguments, processor: Any, num_labels: int) -> None:
-    """Nothing is done with batches of images."""
-
-
-def read_published_processor(args: ImageDataArguments, host: str | None) -> dict[str, Any] | None:
-    """The figures of a published host's image processor, which may be of any class; `None` without such a host."""
+def read_published_processor(
+    args: "ImageDataArguments", host: str | None, revision: str | None = None
+) -> dict[str, Any] | None:
+    """Return the settings of a published host's image processor, of any class; `None` without such a host."""
     if host is None:
         return None
     settings: dict[str, Any] = {}
     unreadable = None
     try:
-        settings, _ = ViTImageProcessorPil.get_image_processor_dict(host)
+        settings, _ = ViTImageProcessorPil.get_image_processor_dict(host, revision=revision)
     except OSError as error:
         unreadable = error
     missing = [name for name in ("image_mean", "image_std") if (getattr(args, name) or settings.get(name)) is None]
@@ -79,7 +51,7 @@ def read_published_processor(args: ImageDataArguments, host: str | None) -> dict
 
 
 def find_image_size(
-    args: ImageDataArguments,
+    args: "ImageDataArguments",
     host: Mapping[str, Any],
     published: Mapping[str, Any] | None,
     config_size: int | Sequence[int],
@@ -112,7 +84,7 @@ def find_image_size(
 
 
 def build_image_processor(
-    args: ImageDataArguments, image_size: int | Sequence[int], published: Mapping[str, Any] | None
+    args: "ImageDataArguments", image_size: int | Sequence[int], published: Mapping[str, Any] | None
 ) -> ViTImageProcessorPil:
     """The processor that is saved with the model; the `published` host's mean and deviation are kept."""
     height, width = to_height_and_width(image_size)
@@ -166,25 +138,7 @@ class Augmentation:
         return image
 
 
-def draw_crop(
-    image_size: tuple[int, int], scale: Sequence[float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """
-    Left, top, width and height of a random crop that covers this share of an image of this width and height, drawn as
-    torchvision's `RandomResizedCrop` does.
-    """
-    width, height = image_size
-    for _ in range(10):
-        area = width * height * rng.uniform(scale[0], scale[1])
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-def build_augmentation(args: ImageDataArguments, image_size: int | Sequence[int]) -> Augmentation | None:
+def build_augmentation(args: "ImageDataArguments", image_size: int | Sequence[int]) -> Augmentation | None:
     if args.random_crop_scale is None and not args.random_flip:
         return None
     resample = Image.Resampling[args.interpolation.upper()]
@@ -196,37 +150,30 @@ def to_height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-class ImagePreparer(Preparer):
-    """Decodes, augments, resizes and normalises images; see [`Preparer`] for the other arguments."""
+class ImageTransform(ClassificationTransform):
+    """Decode, augment, resize and normalise images; see [`ClassificationTransform`] for the other arguments."""
 
     def __init__(self, *args, augmentation: Augmentation | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.augmentation = augmentation
         self.decoder = datasets.Image(mode="RGB")
 
-    def __call__(self, values: Sequence[Any], labels: Sequence[Any], keys: Sequence[tuple[int, ...]]) -> list[dict]:
-        decoded, ids = [], []
-        for image, label, key in zip(values, labels, keys):
-            where = self.where(key)
-            ids.append(self.find_label(label, key))
+    def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
+        images, labels = [], []
+        for row, key in zip(rows, keys):
+            encoded, location = row[self.args.image_column], self.locate(key)
+            labels.append(self.find_label(row, key))
             try:
-                picture = self.decoder.decode_example(image)
+                image = self.decoder.decode_example(encoded)
             except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
-                name = f" ({image['path']})" if isinstance(image, dict) and image.get("path") else ""
-                raise ValueError(f"{where}{name}: the image cannot be decoded: {error}") from error
-            if picture is None:
-                raise ValueError(f"{where}: the image is missing.")
+                name = f" ({encoded['path']})" if isinstance(encoded, dict) and encoded.get("path") else ""
+                raise ValueError(f"{location}{name}: the image cannot be decoded: {error}") from error
+            if image is None:
+                raise ValueError(f"{location}: the image is missing.")
             if self.augmentation is not None:
-                picture = self.augmentation(picture, np.random.default_rng((self.seed, *key)))
-            decoded.append(picture)
+                image = self.augmentation(image, np.random.default_rng((self.seed, *key)))
+            images.append(image)
         is_cropped = self.augmentation is not None and self.augmentation.crop_scale is not None
         options = {"do_resize": False, "do_center_crop": False} if is_cropped else {}
-        pixel_values = self.processor(decoded, return_tensors="pt", **options)["pixel_values"]
-        return [{"pixel_values": pixels, "labels": label} for pixels, label in zip(pixel_values, ids)]
-
-
-def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {
-        "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
-        "labels": torch.tensor([example["labels"] for example in examples]),
-    }
+        pixel_values = self.processor(images, return_tensors="pt", **options)["pixel_values"]
+        return [{"pixel_values": pixels, **label} for pixels, label in zip(pixel_values, labels)]

@@ -1,0 +1,198 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Data of any task: load rows through `datasets`, take some of them, and transform them in a DataLoader."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import datasets
+import pyarrow
+import torch
+from torch.utils.data import get_worker_info
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from hf_frozen_llm.data.arguments import DataArguments
+
+
+HFDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
+Row: TypeAlias = dict[str, Any]
+Example: TypeAlias = dict[str, Any]
+
+
+def find_local(args: DataArguments) -> Path | None:
+    """Return the file or folder that `dataset_name` says, or `None` if it is a Hub id."""
+    path = Path(args.dataset_name).expanduser()
+    if path.exists():
+        return path
+    if path.is_absolute() or args.dataset_name.startswith((".", "~")) or path.suffix in (".npz", ".parquet"):
+        raise FileNotFoundError(f"dataset_name is {args.dataset_name!r}, but there is no such file or folder.")
+    return None
+
+
+def load_rows(args: DataArguments, split: str) -> HFDataset:
+    """Load one split from the Hub, a folder or a parquet file."""
+    path = find_local(args)
+    options: dict[str, Any] = {}
+    if path is not None and path.is_file():
+        if path.suffix != ".parquet":
+            raise ValueError(f"dataset_name is the file {str(path)!r}; only .parquet files and folders are read.")
+        source, options["data_files"] = "parquet", str(path)
+    else:
+        source = args.dataset_name if path is None else str(path)
+        options = {"name": args.dataset_config_name, "revision": args.dataset_revision}
+    try:
+        return datasets.load_dataset(source, split=split, streaming=args.streaming, **options)
+    except ValueError as error:
+        # datasets names the splits there are
+        raise ValueError(f"{args.dataset_name} [{split}] could not be loaded: {error}") from error
+
+
+def select_columns(args: DataArguments, split: str, rows: HFDataset, keys: Sequence[str]) -> HFDataset:
+    """Keep the columns that these keys name, such as `image_column`; refuse rows that lack one."""
+    location = f"{args.dataset_name} [{split}]"
+    first = next(iter(rows.take(1).decode(False)), None) if args.streaming else None
+    if (first is None) if args.streaming else (len(rows) == 0):
+        raise ValueError(f"{location} is empty.")
+    columns = rows.column_names or list(first or {})
+    for key in keys:
+        if (column := getattr(args, key)) not in columns:
+            raise ValueError(
+                f"{location} has no column {column!r}; it has {', '.join(columns)}. Set {key} to one of them."
+            )
+    return rows.select_columns([getattr(args, key) for key in keys])
+
+
+def keep_encoded(
+    args: DataArguments, split: str, rows: HFDataset, key: str, feature: datasets.Image | datasets.Video
+) -> HFDataset:
+    """Make the column that `key` names one of files, not decoded yet; refuse one that holds something else."""
+    column = getattr(args, key)
+    try:
+        rows = rows.cast_column(column, feature)
+        if args.streaming:
+            next(iter(rows.take(1)))
+    except (TypeError, ValueError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"{args.dataset_name} [{split}]: column {column!r} holds no {type(feature).__name__.lower()}s. "
+            f"Set {key} to another one."
+        ) from error
+    return rows
+
+
+def take_samples(args: DataArguments, rows: HFDataset, max_samples: int | None) -> HFDataset:
+    """Take at most `max_samples` rows: drawn, as the rows are often sorted by class, and always the same ones."""
+    if max_samples is None or (not args.streaming and max_samples >= len(rows)):
+        return rows
+    return rows.take(max_samples) if args.streaming else rows.shuffle(seed=0).select(range(max_samples))
+
+
+class ExampleTransform(Protocol):
+    """Turns rows into examples. What is random about an example depends on its key alone."""
+
+    def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
+        """
+        Args:
+            rows (`Sequence[dict]`): rows of the data set, a value for each column.
+            keys (`Sequence[tuple[int, ...]]`): seeds of the random numbers of each row; each ends with the row number.
+
+        Returns:
+            `list[dict]`: at least one example for each row.
+        """
+
+
+class TransformedDataset(torch.utils.data.Dataset):
+    """
+    Examples with random access. `set_epoch` changes how they are augmented.
+
+    Args:
+        rows ([`datasets.Dataset`]):
+            The rows.
+        transform ([`ExampleTransform`]):
+            Turns rows into examples.
+        numbered (`bool`):
+            Whether each example says in `row` which row it is of, as evaluation needs it.
+    """
+
+    def __init__(self, rows: datasets.Dataset, transform: ExampleTransform, numbered: bool):
+        self.rows = rows
+        self.transform = transform
+        self.numbered = numbered
+        # Shared memory, so that it reaches loader processes that live longer than an epoch.
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Example]:
+        columns = self.rows[indices]
+        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        examples = self.transform(rows, [(int(self.epoch), index) for index in indices])
+        if self.numbered:
+            examples = [{**example, "row": index} for example, index in zip(examples, indices, strict=True)]
+        return examples
+
+
+class StreamingTransformedDataset(torch.utils.data.IterableDataset):
+    """
+    Examples one after the other.
+
+    Args:
+        rows ([`datasets.IterableDataset`]):
+            The rows.
+        transform ([`ExampleTransform`]):
+            Turns rows into examples.
+        repeat (`bool`):
+            Whether to begin again after the last row, indefinitely. The Trainer then knows one long epoch, and skips
+            to the right row when it resumes. Without it, each example has a number of its own in `row`.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, transform: ExampleTransform, repeat: bool):
+        self.rows = rows
+        self.transform = transform
+        self.repeat = repeat
+
+    def __iter__(self) -> Iterator[Example]:
+        info = get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        for epoch in itertools.count() if self.repeat else (0,):
+            self.rows.set_epoch(epoch)
+            number = -1
+            for number, row in enumerate(self.rows):
+                examples = self.transform([row], [(epoch, worker, number)])
+                if not self.repeat:
+                    examples = [{**example, "row": number * num_workers + worker} for example in examples]
+                yield from examples
+            if number < 0:
+                # More loader processes than shards: nothing to repeat in this one.
+                return
+
+
+class SeededLengthGroupedSampler(LengthGroupedSampler):
+    """
+    transformers' sampler of batches of similar lengths, in an order that depends on the seed and the epoch alone: a
+    resumed run sees the same batches.
+
+    Args:
+        lengths (`list[int]`): the length of each example.
+        batch_size (`int`): examples that a step of all processes reads.
+        seed (`int`): seed of the order.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
+        return super().__iter__()

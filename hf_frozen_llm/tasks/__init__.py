@@ -1,0 +1,22 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""The tasks of this package: the only list of them."""
+
+from hf_frozen_llm.tasks.image_classification import ImageClassification
+from hf_frozen_llm.tasks.point_cloud_classification import PointCloudClassification
+from hf_frozen_llm.tasks.task import Metric, Task
+from hf_frozen_llm.tasks.video_classification import VideoClassification
+
+
+# by name; the first one is the default
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification)
+}
+
+
+def find_task(model_type: str) -> type[Task]:
+    """Return the task of a model type of this package."""
+    for task in TASKS.values():
+        if model_type in task.models:
+            return task
+    known = ", ".join(model_type for task in TASKS.values() for model_type in task.models)
+    raise ValueError(f"Unknown model type {model_type!r}. This package provides: {known}.")

@@ -1,0 +1,216 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""What the tasks share whose rows have one of several classes: labels, views, top-k accuracy."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import TrainingArguments
+
+from hf_frozen_llm.data.arguments import DataArguments
+from hf_frozen_llm.data.datasets import Example, HFDataset, Row
+from hf_frozen_llm.metrics import TopKAccuracy
+from hf_frozen_llm.tasks.task import Batch, Metric, Record, Task
+
+
+@dataclass
+class ClassificationArguments(DataArguments):
+    """
+    Where labelled data comes from, beside [`DataArguments`]. A folder of files has one sub-folder for each class.
+
+    Args:
+        label_column (`str`, *optional*, defaults to `"label"`):
+            Column of the labels: class labels, integers from 0, or strings.
+        class_names (`list[str]`, *optional*):
+            Names of the classes, for data that does not bring them.
+    """
+
+    input_key: ClassVar[str]  # the key that names the column of the inputs
+    evaluation_keys: ClassVar[tuple[str, ...]] = ("label_column", "class_names")
+
+    label_column: str = "label"
+    class_names: list[str] | None = None
+
+    @property
+    def input_column(self) -> str:
+        return getattr(self, self.input_key)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.input_column == self.label_column:
+            raise ValueError(
+                f"{self.input_key} and label_column are both {self.input_column!r}; they are two columns."
+            )
+        if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class_names holds a name twice: {self.class_names}.")
+
+
+def column_keys(args: ClassificationArguments, with_targets: bool) -> list[str]:
+    """Return the keys that name the columns to read."""
+    return [args.input_key, *(["label_column"] if with_targets else [])]
+
+
+def find_class_names(args: ClassificationArguments, rows: HFDataset) -> list[str]:
+    """Return the names of the classes, in the order of their labels."""
+    feature = rows.features[args.label_column] if rows.features else None
+    if isinstance(feature, datasets.ClassLabel):
+        if args.class_names is not None and len(args.class_names) != feature.num_classes:
+            raise ValueError(
+                f"class_names holds {len(args.class_names)} names, but column {args.label_column!r} has "
+                f"{feature.num_classes} classes."
+            )
+        return args.class_names or feature.names
+    if args.class_names is not None:
+        return args.class_names
+    if args.streaming:
+        raise ValueError(
+            f"Column {args.label_column!r} of {args.dataset_name} does not say which classes there are, and a stream "
+            "cannot be searched for them. Set class_names."
+        )
+    values = set(rows.unique(args.label_column))
+    if all(isinstance(value, str) for value in values):
+        return sorted(values)
+    if all(isinstance(value, int) for value in values):
+        return [str(index) for index in range(max(values) + 1)]
+    raise ValueError(
+        f"{args.dataset_name}: column {args.label_column!r} must hold class labels, integers or strings in every row, "
+        f"not {feature}. Set label_column to another column."
+    )
+
+
+def match_labels(args: ClassificationArguments, rows: HFDataset, label2id: Mapping[str, int]) -> dict[Any, int]:
+    """Map the values of the label column to the labels of the model, by the names of the classes if it has them."""
+    feature = rows.features.get(args.label_column) if rows.features else None
+    if isinstance(feature, datasets.ClassLabel):
+        names = args.class_names or feature.names
+        missing = [name for name in names if name not in label2id]
+        if missing:
+            raise ValueError(
+                f"{args.dataset_name}: the model does not know the classes {', '.join(missing[:5])} of column "
+                f"{args.label_column!r}; it knows {', '.join(list(label2id)[:5])}, …"
+            )
+        return {index: label2id[name] for index, name in enumerate(names)}
+    return {**{index: index for index in range(len(label2id))}, **label2id}
+
+
+class ClassificationTransform:
+    """
+    Turn rows into inputs of a model and labels: `labels` where a row has one.
+
+    Args:
+        args ([`ClassificationArguments`]):
+            Names the columns.
+        split (`str`):
+            Named in errors.
+        processor:
+            The processor that is saved with the model.
+        label_ids (`dict[Any, int]`):
+            The label of each value of the label column.
+        seed (`int`, *optional*, defaults to 0):
+            What is random about an example depends on this, and on the epoch and row, alone: not on workers, devices,
+            or what was drawn before. So a resumed run sees the very same examples.
+    """
+
+    def __init__(self, args: Any, split: str, processor: Any, label_ids: dict[Any, int], seed: int = 0) -> None:
+        self.args = args
+        self.split = split
+        self.processor = processor
+        self.label_ids = label_ids
+        self.seed = seed
+
+    def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
+        raise NotImplementedError
+
+    def locate(self, key: tuple[int, ...]) -> str:
+        return f"{self.args.dataset_name} [{self.split}], row {key[-1]}"
+
+    def find_label(self, row: Row, key: tuple[int, ...]) -> dict[str, int]:
+        """Return `{"labels": …}`, and nothing for a row without a label column."""
+        if self.args.label_column not in row:
+            return {}
+        label = row[self.args.label_column]
+        if label not in self.label_ids:
+            raise ValueError(
+                f"{self.locate(key)}: {self.args.label_column!r} is {label!r}, which is none of the "
+                f"{len(set(self.label_ids.values()))} classes."
+            )
+        return {"labels": self.label_ids[label]}
+
+
+class ClassificationTask(Task):
+    """A task whose rows have an input and one of several classes, which the model's `id2label` names."""
+
+    main_metric = Metric("top1", "top-1", is_share=True)
+
+    @classmethod
+    def config_fields(cls, args: ClassificationArguments, rows: HFDataset) -> dict[str, Any]:
+        names = find_class_names(args, rows)
+        return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+    def label_ids(self, rows: HFDataset) -> dict[Any, int]:
+        return match_labels(self.args, rows, self.config.label2id)
+
+    def loss(self, args: TrainingArguments) -> "ClassificationLoss":
+        return ClassificationLoss(args.label_smoothing_factor)
+
+    @abstractmethod
+    def views(self, batch: Batch) -> list[Batch]:
+        """Return the inputs of the model in evaluation, one for each view."""
+
+    def average(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits `(batch, labels)` of all views out of `(views, batch, labels)`."""
+        return logits.mean(0)
+
+    def predict(self, model: Any, batch: Batch) -> list[Record]:
+        """
+        Return for each example the five best `labels` with their `probabilities`, and its own `label` and `loss` where
+        it has one.
+        """
+        batch = dict(batch)
+        numbers, labels = batch.pop("row").tolist(), batch.pop("labels", None)
+        logits = self.average(torch.stack([model(**view)["logits"].float() for view in self.views(batch)]))
+        best = logits.topk(min(5, logits.shape[-1])).indices
+        probabilities = logits.softmax(-1).gather(-1, best).tolist()
+        records = [
+            {"row": number, "labels": indices, "probabilities": shares}
+            for number, indices, shares in zip(numbers, best.tolist(), probabilities)
+        ]
+        if labels is None:
+            return records
+        losses = F.cross_entropy(logits, labels, reduction="none").tolist()
+        return [
+            {**record, "label": label, "loss": loss} for record, label, loss in zip(records, labels.tolist(), losses)
+        ]
+
+    def metrics(self, records: list[Record], rows: HFDataset) -> dict[str, float]:
+        accuracy = TopKAccuracy(keep_in_memory=True).compute(
+            predictions=[record["labels"] for record in records], references=[record["label"] for record in records]
+        )
+        return {"loss": float(np.mean([record["loss"] for record in records])), **accuracy}
+
+    def describe(self, record: Record) -> dict[str, Any]:
+        names = [self.config.id2label[label] for label in record["labels"]]
+        return dict(zip(names, record["probabilities"]))
+
+
+class ClassificationLoss:
+    """
+    Cross-entropy with labels, or with the shares of all labels.
+
+    Args:
+        label_smoothing (`float`): of training; the losses of an evaluation are not smoothed, so that those of all runs
+            compare.
+    """
+
+    def __init__(self, label_smoothing: float):
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+        logits = outputs["logits"].float()
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)

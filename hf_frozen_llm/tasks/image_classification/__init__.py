@@ -1,0 +1,125 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Image classification: labelled images from the Hub, a folder or parquet files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import datasets
+import numpy as np
+
+# Not the top-level name: before transformers 5.20 that one asks for torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, load_rows, select_columns
+from hf_frozen_llm.modeling.modeling_vision_with_llm_block import VisionWithLLMBlockForImageClassification
+from hf_frozen_llm.modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification
+from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
+from hf_frozen_llm.tasks.image_classification.data import (
+    IMAGE_SUFFIXES,
+    ImageTransform,
+    build_augmentation,
+    build_image_processor,
+    find_image_size,
+    read_published_processor,
+)
+from hf_frozen_llm.tasks.task import Batch
+
+
+@dataclass
+class ImageDataArguments(ClassificationArguments):
+    """
+    Where the images come from and how they become tensors, beside [`ClassificationArguments`].
+
+    Args:
+        image_column (`str`, *optional*, defaults to `"image"`):
+            Column of the images.
+        image_size (`int`, *optional*):
+            Pixels of a side of the square that the model sees. By default what the image processor of the published
+            host gives, unless `host.image_size` is set, or else the host's `image_size`. Another size than the host's
+            is for hosts that interpolate their positions themselves (DINOv2, DINOv3, Swin).
+        image_mean (`list[float]`, *optional*):
+            Mean of the channels. By default ImageNet's, or that of the published host the model starts from.
+        image_std (`list[float]`, *optional*):
+            Standard deviation of the channels, with the same default.
+        interpolation (`"bicubic"` or `"bilinear"`, *optional*, defaults to `"bicubic"`):
+            How images are resized.
+        crop_pct (`float`, *optional*):
+            Evaluate on the middle of the image: the shorter edge becomes `image_size / crop_pct`, then a square is cut
+            out of the centre. By default the whole image is squeezed into the square.
+        random_crop_scale (`list[float]`, *optional*):
+            Train on random crops that cover this share of the image, for example `[0.08, 1.0]`, of aspect ratio 3/4 to
+            4/3.
+        random_flip (`bool`, *optional*, defaults to `False`):
+            Whether half of the training images are mirrored.
+    """
+
+    input_key: ClassVar[str] = "image_column"
+    evaluation_keys: ClassVar[tuple[str, ...]] = (*ClassificationArguments.evaluation_keys, "image_column")
+
+    image_column: str = "image"
+    image_size: int | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_pct: float | None = None
+    random_crop_scale: list[float] | None = None
+    random_flip: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_at_least_one("image_size")
+        self.check_colours()
+        self.check_range("random_crop_scale", 0, 1, "[0.08, 1.0]")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {self.crop_pct}; it must lie in (0, 1].")
+
+
+class ImageClassification(ClassificationTask):
+    """Rows have an encoded image in `image_column` and a label in `label_column`."""
+
+    name = "image-classification"
+    arguments = ImageDataArguments
+    models = {
+        "vit_with_llm_block": ViTWithLLMBlockForImageClassification,
+        "vision_with_llm_block": VisionWithLLMBlockForImageClassification,
+    }
+    suffixes = IMAGE_SUFFIXES
+
+    @classmethod
+    def read(cls, args: ImageDataArguments, split: str, with_targets: bool = True) -> HFDataset:
+        rows = select_columns(args, split, load_rows(args, split), column_keys(args, with_targets))
+        return keep_encoded(args, split, rows, "image_column", datasets.Image(decode=False))
+
+    @classmethod
+    def read_files(cls, args: ImageDataArguments, files: Sequence[str]) -> datasets.Dataset:
+        features = datasets.Features({args.image_column: datasets.Image(decode=False)})
+        return datasets.Dataset.from_dict({args.image_column: list(files)}, features=features)
+
+    @classmethod
+    def build_processor(cls, args: ImageDataArguments, host: Mapping[str, Any], config: Any) -> Any:
+        if config.num_channels != 3:
+            raise ValueError(f"host.num_channels is {config.num_channels}; images are read with 3 channels (RGB).")
+        published = read_published_processor(args, host.get("name_or_path"), host.get("revision"))
+        return build_image_processor(args, find_image_size(args, host, published, config.image_size), published)
+
+    @classmethod
+    def load_processor(cls, name_or_path: str) -> Any:
+        return AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
+
+    def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ImageTransform:
+        augmentation = None
+        if training:
+            size = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
+            augmentation = build_augmentation(self.args, (size["height"], size["width"]))
+        return ImageTransform(self.args, split, self.processor, self.label_ids(rows), seed, augmentation=augmentation)
+
+    def views(self, batch: Batch) -> list[Batch]:
+        return [batch]
+
+    def draw(self, axis: Any, batch: Batch, index: int) -> None:
+        mean, std = (
+            np.asarray(values)[:, None, None] for values in (self.processor.image_mean, self.processor.image_std)
+        )
+        pixels = batch["pixel_values"][index].float().cpu().numpy() * std + mean
+        axis.imshow(pixels.transpose(1, 2, 0).clip(0, 1))

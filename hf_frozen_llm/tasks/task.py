@@ -1,0 +1,165 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""What a task says: its data, how a model predicts on it, and how predictions are scored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from hf_frozen_llm.data.arguments import DataArguments
+from hf_frozen_llm.data.datasets import (
+    Example,
+    ExampleTransform,
+    HFDataset,
+    StreamingTransformedDataset,
+    TransformedDataset,
+)
+from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
+
+
+Batch: TypeAlias = dict[str, Any]
+Record: TypeAlias = dict[str, Any]
+Predict: TypeAlias = Callable[[Batch], list[Record]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    The metric by which models of a task are compared.
+
+    Args:
+        name (`str`): its key in what [`Task.metrics`] returns, such as `"top1"`.
+        title (`str`): its name in tables and plots, such as `"top-1"`.
+        greater_is_better (`bool`, *optional*, defaults to `True`): its direction.
+        is_share (`bool`, *optional*, defaults to `False`): whether it lies in 0…1 and is shown in percent.
+    """
+
+    name: str
+    title: str
+    greater_is_better: bool = True
+    is_share: bool = False
+
+    @property
+    def scale(self) -> float:
+        return 100.0 if self.is_share else 1.0
+
+    @property
+    def unit(self) -> str:
+        return " %" if self.is_share else ""
+
+
+class EvaluationLoop(Protocol):
+    """Runs a model over a data set, on all processes."""
+
+    def __call__(self, predict: Predict, dataset: Any = None) -> list[Record]:
+        """Return the records of all rows, in their order; `dataset` is by default the one that is evaluated."""
+
+
+class Task(ABC):
+    """
+    A task. Its class says where data comes from; an instance, made for one model, turns rows into batches, batches
+    into records and records into metrics.
+
+    Args:
+        args ([`DataArguments`]): the recipe keys of the task, an instance of `arguments`.
+        processor: the processor that is saved with the model.
+        config (`PreTrainedConfig`): the model's configuration.
+    """
+
+    name: ClassVar[str]  # the Hub's pipeline tag where there is one
+    arguments: ClassVar[type[DataArguments]]
+    models: ClassVar[dict[str, type[PreTrainedModelWithLLMBlock]]]  # by model type
+    main_metric: ClassVar[Metric]
+    suffixes: ClassVar[tuple[str, ...]] = ()  # of the files that `read_files` takes; none: it takes no files
+
+    def __init__(self, args: Any, processor: Any, config: Any):
+        self.args = args
+        self.processor = processor
+        self.config = config
+
+    @classmethod
+    @abstractmethod
+    def read(cls, args: Any, split: str, with_targets: bool = True) -> HFDataset:
+        """Return the rows of a split, checked, in the schema that the task documents."""
+
+    @classmethod
+    def read_files(cls, args: Any, files: Sequence[str]) -> HFDataset:
+        """Return a row without targets for each file."""
+        raise ValueError(f"{cls.name} predicts on a split (`--dataset_name … --split …`), not on single files.")
+
+    @classmethod
+    def config_fields(cls, args: Any, rows: HFDataset) -> dict[str, Any]:
+        """Return the fields of the model's configuration that the training rows say, such as names of classes."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def build_processor(cls, args: Any, host: Mapping[str, Any], config: Any) -> Any:
+        """Return the processor that is saved with the model; `host` is the recipe's group of that name."""
+
+    @classmethod
+    @abstractmethod
+    def load_processor(cls, name_or_path: str) -> Any:
+        """Return the processor of a saved model."""
+
+    @abstractmethod
+    def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ExampleTransform:
+        """Return what turns rows of a split into examples: dictionaries of tensors and numbers."""
+
+    def dataset(self, rows: HFDataset, split: str, training: bool = False, seed: int = 0) -> Any:
+        """Return the data set of a DataLoader. In evaluation, each example says its `row`."""
+        transform = self.example_transform(rows, split, training, seed)
+        if not self.args.streaming:
+            return TransformedDataset(rows, transform, numbered=not training)
+        if training:
+            rows = rows.shuffle(seed=seed, buffer_size=self.args.shuffle_buffer_size)
+        return StreamingTransformedDataset(rows, transform, repeat=training)
+
+    def sampler(self, dataset: Any, batch_size: int, seed: int) -> torch.utils.data.Sampler | None:
+        """Return the order of training examples, `batch_size` a step; `None` is a random one."""
+        return None
+
+    def collate(self, examples: list[Example]) -> Batch:
+        return torch.utils.data.default_collate(examples)
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Change a training batch on the device. Draw from `rng` alone, so that a resumed run is the same."""
+        return batch
+
+    def loss(self, args: TrainingArguments) -> Callable[..., torch.Tensor] | None:
+        """
+        Return `loss(outputs, labels, num_items_in_batch)`; `None` is the model's own. Trainer counts the items of a
+        tensor `labels` over all of its dimensions: give soft targets of a data set another name.
+        """
+        return None
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return []
+
+    @abstractmethod
+    def predict(self, model: Any, batch: Batch) -> list[Record]:
+        """
+        Return a JSON-able record for each example: `row`, what is predicted, and what `metrics` needs, such as the
+        target and the `loss`; a batch of files has no targets.
+        """
+
+    @abstractmethod
+    def metrics(self, records: list[Record], rows: HFDataset) -> dict[str, float]:
+        """Return the metrics of all records, among them `main_metric`, and `loss`, which Trainer needs."""
+
+    def evaluate(self, model: Any, dataset: Any, loop: EvaluationLoop) -> dict[str, float]:
+        """Return the metrics of a data set that [`Task.dataset`] made. A ranking over a gallery overrides this."""
+        return self.metrics(loop(lambda batch: self.predict(model, batch)), dataset.rows)
+
+    def describe(self, record: Record) -> dict[str, Any]:
+        """Return the predictions of a record in words, for people."""
+        return {name: value for name, value in record.items() if name != "row"}
+
+    def draw(self, axis: Any, batch: Batch, index: int) -> None:
+        """Draw an augmented example into matplotlib's `axis`. By default, its shapes are written down."""
+        shapes = {name: tuple(values[index].shape) for name, values in batch.items() if torch.is_tensor(values)}
+        axis.text(0.5, 0.5, "\n".join(f"{name} {shape}" for name, shape in shapes.items()), ha="center", va="center")

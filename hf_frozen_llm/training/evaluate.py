@@ -1,0 +1,107 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""`hf-frozen-llm evaluate`: a saved model on labelled data."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from hf_frozen_llm.data.arguments import DataArguments
+from hf_frozen_llm.tasks import Task, find_task
+from hf_frozen_llm.training.arguments import EvaluationArguments
+from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
+from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
+from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_eval_rows
+from hf_frozen_llm.training.train import count_parameters
+
+
+# Keys of the data that the saved model was trained on alone.
+TRAINING_KEYS = {"train_split", "shuffle_buffer_size", "max_train_samples"}
+
+
+def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    Evaluates a saved model, prints the results and writes them beside the model (into the current folder for a model
+    from the Hub).
+
+    Args:
+        model_name_or_path (`str`):
+            Folder or Hub id of the model.
+        overrides (`Sequence[str]`, *optional*):
+            Flags: the fields of [`EvaluationArguments`] and the keys of a recipe.
+
+    Returns:
+        `dict[str, Any]`: what was written.
+    """
+    recipe = read_evaluation_recipe(model_name_or_path, overrides)
+    evaluation_args = recipe.arguments(EvaluationArguments)
+    with tempfile.TemporaryDirectory() as output_dir:
+        run = load_run(model_name_or_path, recipe, output_dir)
+        data_args = run.settings.data_args
+        split = evaluation_args.split or data_args.eval_split
+        if split is None:
+            raise ValueError("split is not set; say what to evaluate on, as in `--split test`.")
+        run.eval_dataset = run.task.dataset(read_eval_rows(run.settings.task, data_args, split), split)
+        trainer = run.trainer()
+        metrics = trainer.evaluate()
+
+    results = {
+        "model": model_name_or_path,
+        "dataset": {"name": data_args.dataset_name, "revision": data_args.dataset_revision, "split": split},
+        "metrics": metrics,
+        "parameters": count_parameters(run.model),
+        "versions": collect_versions(),
+        "git_revision": find_git_revision(),
+        "device": describe_device(run.args.device),
+    }
+    if trainer.is_world_process_zero():
+        print(json.dumps(results, indent=2), flush=True)
+        folder = Path(model_name_or_path) if Path(model_name_or_path).is_dir() else Path()
+        write_json(evaluation_args.output_file or folder / "eval_results.json", results)
+    return results
+
+
+def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe that is named, or the one the model was trained by, or flags alone."""
+    config = AutoConfig.from_pretrained(model_name_or_path)
+    task = find_task(config.model_type)
+    overrides = ["--task", task.name, *overrides]  # which keys there are depends on it
+    extra = [EvaluationArguments]
+    flags = read_recipe(None, overrides, extra)
+    known = evaluation_keys(task)
+    check_evaluation_flags(flags, known)
+    trained = Path(model_name_or_path, "results.json")
+    if "recipe" in flags.values:
+        recipe = read_recipe(flags.values["recipe"], overrides, extra)
+    elif trained.is_file() and "dataset_name" not in flags.values:
+        settings = json.loads(trained.read_text(encoding="utf-8"))["recipe"]
+        settings = {name: value for name, value in settings.items() if name in known}
+        recipe = recipe_from_dict(settings, overrides, str(trained), extra)
+    else:
+        recipe = flags
+    # The saved model is what it is; the LLM that a light one reads may have moved.
+    recipe.host, recipe.lora, recipe.llm_block = {}, None, flags.llm_block
+    return recipe
+
+
+def evaluation_keys(task: type[Task]) -> set[str]:
+    """Return the keys that mean something for a saved model: which data, and how to run."""
+    data_keys = {field.name for field in fields(DataArguments)} - TRAINING_KEYS
+    own_keys = {field.name for field in fields(EvaluationArguments)}
+    return data_keys | set(task.arguments.evaluation_keys) | EVALUATION_TRAINER_KEYS | own_keys
+
+
+def check_evaluation_flags(flags: Recipe, known: set[str]) -> None:
+    given = set(flags.values) - {"task"}
+    changed = set(flags.llm_block or {}) - {"llm_name_or_path", "llm_revision"}
+    useless = [*(given - known), *(f"host.{name}" for name in flags.host), *(f"llm_block.{name}" for name in changed)]
+    if useless:
+        raise ValueError(
+            f"Command line: evaluate makes no use of {', '.join(f'--{name}' for name in sorted(useless))}; the saved "
+            f"model and its processor are evaluated as they are. It takes {', '.join(sorted(known))}, "
+            "llm_block.llm_name_or_path and llm_block.llm_revision."
+        )

@@ -1,0 +1,281 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""A run: what a recipe or a saved model is made into, before it is trained, evaluated, used or checked."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraModel
+from torch import nn
+from transformers import AutoConfig, TrainerCallback, TrainingArguments, enable_full_determinism, set_seed
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from hf_frozen_llm import LLMBlockConfig
+from hf_frozen_llm.data.arguments import DataArguments
+from hf_frozen_llm.data.datasets import HFDataset, take_samples
+from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from hf_frozen_llm.modeling.vision_host import vision_config_of
+from hf_frozen_llm.tasks import TASKS, Task, find_task
+from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
+from hf_frozen_llm.training.lora import add_lora
+from hf_frozen_llm.training.recipe import Recipe
+from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_resume, flatten_settings
+from hf_frozen_llm.training.trainer import TaskTrainer
+
+
+# The fields of TrainingArguments that say how to evaluate.
+EVALUATION_TRAINER_KEYS = {
+    *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_prefetch_factor", "use_cpu", "ddp_backend"),
+    *("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "torch_compile", "torch_compile_backend"),
+    *("torch_compile_mode", "disable_tqdm"),
+}
+
+
+@dataclass
+class Settings:
+    """
+    A recipe as the arguments of each part, checked.
+
+    Args:
+        recipe ([`Recipe`]): the recipe.
+        task (`type[Task]`): its task.
+        model_args ([`ModelArguments`]): the keys that choose the model.
+        data_args ([`DataArguments`]): the keys of the task.
+        run_args ([`RunArguments`]): the keys that `TrainingArguments` does not have.
+        llm_block ([`LLMBlockConfig`], *optional*): the configuration of the block.
+    """
+
+    recipe: Recipe
+    task: type[Task]
+    model_args: ModelArguments
+    data_args: DataArguments
+    run_args: RunArguments
+    llm_block: LLMBlockConfig | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `results.json` holds as `recipe`."""
+        arguments = (self.model_args, self.data_args, self.run_args)
+        return {**{k: v for part in arguments for k, v in asdict(part).items()}, **self.recipe.to_dict()}
+
+
+@dataclass
+class Run:
+    """
+    Everything that training, evaluation and prediction need.
+
+    Args:
+        settings ([`Settings`]): the arguments.
+        args (`TrainingArguments`): those of the Trainer.
+        task ([`Task`]): the task, made for this model.
+        model (`PreTrainedModelWithLLMBlock`): the model.
+        train_dataset: the data set to train on, if there is one.
+        eval_dataset: the data set to evaluate on, if there is one.
+        lora (`peft.LoraModel`, *optional*): the adapters in the LLM layers.
+        checkpoint (`Path`, *optional*): the checkpoint to go on from.
+    """
+
+    settings: Settings
+    args: TrainingArguments
+    task: Task
+    model: PreTrainedModelWithLLMBlock
+    train_dataset: Any = None
+    eval_dataset: Any = None
+    lora: LoraModel | None = None
+    checkpoint: Path | None = None
+
+    def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> TaskTrainer:
+        """Return the Trainer of this run."""
+        run_args = self.settings.run_args
+        return TaskTrainer(
+            self.model,
+            self.args,
+            task=self.task,
+            layer_decay=run_args.layer_decay,
+            learning_rate_scales=run_args.learning_rate_scales,
+            settings=None if self.train_dataset is None else flatten_settings(self),
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            callbacks=[*callbacks, *self.task.callbacks()],
+        )
+
+
+def resolve(recipe: Recipe) -> Settings:
+    """Return the arguments of a recipe, checked as far as they can be without data and model."""
+    model_args = recipe.arguments(ModelArguments)
+    task = TASKS[model_args.task]
+    if recipe.host.get("revision") is not None and recipe.host.get("name_or_path") is None:
+        raise ValueError("host.revision is set, but host.name_or_path is not: it is the revision of a published host.")
+    return Settings(
+        recipe=recipe,
+        task=task,
+        model_args=model_args,
+        data_args=recipe.arguments(task.arguments),
+        run_args=recipe.arguments(RunArguments),
+        llm_block=None if recipe.llm_block is None else LLMBlockConfig(**recipe.llm_block),
+    )
+
+
+def build_run(recipe: Recipe) -> Run:
+    """
+    Build the run of a recipe: data, model, processor.
+
+    Args:
+        recipe ([`Recipe`]): the settings.
+
+    Returns:
+        [`Run`]: ready to be trained, or to go on where it was interrupted.
+
+    Raises:
+        `ValueError`: for settings that contradict each other, the data, the host or the checkpoint to go on from.
+    """
+    settings = resolve(recipe)
+    task_class, data_args = settings.task, settings.data_args
+    args = build_training_arguments(settings)
+    checkpoint = find_checkpoint_to_resume(args, settings.run_args)
+
+    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+    with args.main_process_first(desc="loading the data"):
+        train_rows = task_class.read(data_args, data_args.train_split)
+        config_fields = task_class.config_fields(data_args, train_rows)
+        train_rows = take_samples(data_args, train_rows, data_args.max_train_samples)
+        eval_rows = None
+        if data_args.eval_split is not None:
+            eval_rows = read_eval_rows(task_class, data_args, data_args.eval_split)
+    model = build_model(settings, config_fields)
+    if settings.model_args.freeze_host:
+        model.freeze_host()
+    lora = None if recipe.lora is None else add_lora(model, recipe.lora)
+
+    task = task_class(data_args, task_class.build_processor(data_args, recipe.host, model.config), model.config)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    run = Run(
+        settings,
+        args,
+        task,
+        model,
+        train_dataset=task.dataset(train_rows, data_args.train_split, training=True, seed=seed),
+        lora=lora,
+        checkpoint=checkpoint,
+    )
+    if eval_rows is not None:
+        run.eval_dataset = task.dataset(eval_rows, str(data_args.eval_split))
+    if checkpoint is not None:
+        check_same_run(checkpoint, run)
+    return run
+
+
+def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
+    """
+    Load a saved model as a run, without data.
+
+    Args:
+        saved_model (`str`): folder or Hub id.
+        recipe ([`Recipe`]): data settings, how to run, and `llm_block.llm_name_or_path` if the LLM has moved.
+        output_dir (`str`): a folder that Trainer may write into.
+
+    Returns:
+        [`Run`]: to which `eval_dataset` is to be added.
+    """
+    config = AutoConfig.from_pretrained(saved_model)
+    task_class = find_task(config.model_type)
+    settings = Settings(
+        recipe=recipe,
+        task=task_class,
+        model_args=ModelArguments(task_class.name, config.model_type),
+        data_args=recipe.arguments(task_class.arguments),
+        run_args=RunArguments(),
+        llm_block=None,
+    )
+    args = TrainingArguments(
+        output_dir,
+        dataloader_pin_memory=pins_memory(recipe),
+        remove_unused_columns=False,
+        report_to="none",
+        **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},
+    )
+    # A light model reads its LLM layer again, from another place if a flag says so.
+    moved = {"llm_block": recipe.llm_block} if recipe.llm_block else {}
+    model: Any = task_class.models[config.model_type].from_pretrained(saved_model, **moved)
+    task = task_class(settings.data_args, task_class.load_processor(saved_model), model.config)
+    return Run(settings, args, task, model)
+
+
+def read_eval_rows(task: type[Task], args: DataArguments, split: str, with_targets: bool = True) -> HFDataset:
+    return take_samples(args, task.read(args, split, with_targets), args.max_eval_samples)
+
+
+def pins_memory(recipe: Recipe) -> bool:
+    return torch.cuda.is_available() and not recipe.values.get("use_cpu", False)
+
+
+def build_training_arguments(settings: Settings) -> TrainingArguments:
+    """Return the arguments of the Trainer, with this package's defaults."""
+    values, data_args, run_args = settings.recipe.values, settings.data_args, settings.run_args
+    if not values.get("output_dir"):
+        raise ValueError("output_dir is not set; say where the model goes, as in `--output_dir runs/first`.")
+    if run_args.base_learning_rate is not None and "learning_rate" in values:
+        raise ValueError(
+            "base_learning_rate and learning_rate are both set; remove one of them (`--base_learning_rate null`)."
+        )
+    if data_args.streaming and values.get("max_steps", -1) <= 0:
+        raise ValueError("streaming needs max_steps: the length of a stream is not known.")
+    main_metric = settings.task.main_metric
+    compares_main_metric = values.get("metric_for_best_model") in (main_metric.name, f"eval_{main_metric.name}")
+    args = settings.recipe.arguments(
+        TrainingArguments,
+        data_seed=values.get("seed", TrainingArguments.seed),
+        dataloader_pin_memory=pins_memory(settings.recipe),
+        # Hosts may hold what a classifier makes no use of: DINOv2's mask token, SigLIP's pooling head.
+        ddp_find_unused_parameters=settings.model_args.model_type == "vision_with_llm_block",
+        greater_is_better=main_metric.greater_is_better if compares_main_metric else None,
+        remove_unused_columns=False,
+        report_to="none",
+    )
+    if data_args.eval_split is None and args.eval_strategy != "no":
+        raise ValueError(f"eval_strategy is {args.eval_strategy.value!r}, but there is no eval_split to evaluate on.")
+    if data_args.eval_split is not None and args.dataloader_drop_last:
+        raise ValueError("dataloader_drop_last would leave out examples of eval_split as well; remove it.")
+    if run_args.base_learning_rate is not None:
+        examples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        args.learning_rate = run_args.base_learning_rate * examples_per_step / run_args.base_batch_size
+    return args
+
+
+def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrainedModelWithLLMBlock:
+    """Build the model of a recipe; `config_fields` are those that the task read out of the data."""
+    args = settings.model_args
+    is_any_host = args.model_type == "vision_with_llm_block"
+    fields = dict(settings.recipe.host)
+    name_or_path, revision = fields.pop("name_or_path", None), fields.pop("revision", None)
+    host_type = fields.pop("model_type", None)
+    options: dict[str, Any] = {
+        **config_fields,
+        "llm_block": settings.llm_block,
+        **({"pooling": args.pooling} if is_any_host else {}),
+    }
+    model_class: Any = settings.task.models[args.model_type]
+    if name_or_path is None:
+        if is_any_host:
+            fields = {"vision_config": AutoConfig.for_model(host_type, **fields)}
+        model = model_class(CONFIG_MAPPING[args.model_type](**fields, **options))
+    else:
+        if host_type is not None:
+            published = AutoConfig.from_pretrained(name_or_path, revision=revision)
+            published_type = vision_config_of(published).model_type
+            if host_type != published_type:
+                raise ValueError(
+                    f"host.model_type is {host_type!r}, but host.name_or_path {name_or_path!r} is a {published_type}. "
+                    "Remove host.model_type."
+                )
+        if revision is not None:
+            options["revision"] = revision
+        model = model_class.from_host_pretrained(name_or_path, dtype=torch.float32, **options, **fields)
+    if args.classifier_init_scale != 1:
+        if not hasattr(model, "classifier"):
+            raise ValueError(f"classifier_init_scale is set, but a {args.model_type} has no classifier. Remove it.")
+        with torch.no_grad():
+            last = [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
+            last.weight.mul_(args.classifier_init_scale)
+    return model
