@@ -2,29 +2,50 @@
 """The command `hf-frozen-llm`."""
 
 import gc
+import sys
 from collections.abc import Sequence
 
 import typer
+from typer.core import TyperCommand
 
 
 app = typer.Typer(
     name="hf-frozen-llm",
-    help="Vision models with frozen layers of language models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 # What follows the argument is handed on as it is.
-KEYS = {"allow_extra_args": True, "ignore_unknown_options": True}
+KEYS = {"allow_extra_args": True, "ignore_unknown_options": True, "max_content_width": 100}
+
+
+class TrainingCommand(TyperCommand):
+    """A command whose help lists the keys of a recipe."""
+
+    def format_epilog(self, ctx, formatter) -> None:
+        from hf_frozen_llm.training.keys import describe_training_keys
+
+        formatter.write(f"\nKEYS\n\n{describe_training_keys()}\n")
+
+
+class EvaluationCommand(TyperCommand):
+    """A command whose help lists the keys that mean something for a saved model."""
+
+    def format_epilog(self, ctx, formatter) -> None:
+        from hf_frozen_llm.training.keys import describe_evaluation_keys
+
+        formatter.write(f"\nKEYS\n\n{describe_evaluation_keys()}\n")
 
 
 @app.callback()
-def commands() -> None:
+def commands(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
     """Vision models with frozen layers of language models."""
 
 
-@app.command(context_settings=KEYS, options_metavar="[--KEY VALUE]...")
+@app.command(cls=TrainingCommand, context_settings=KEYS, options_metavar="[--KEY VALUE]...")
 def train(
     context: typer.Context,
     recipe: str = typer.Argument(help="YAML file, or the name of a recipe of this package."),
@@ -32,9 +53,9 @@ def train(
     """
     Train the model of a RECIPE.
 
-    Every key of the recipe can be given as a flag, too: --learning_rate 1e-3, --llm_block.layer_index 30,
-    --host.hidden_size 192, --llm_block null (the plain host), --resume true (go on from the last checkpoint). Keys are
-    the fields of transformers.TrainingArguments and of hf_frozen_llm.training.arguments.
+    Every key of the recipe can be given as a flag, too: --learning_rate 1e-3 (or --learning-rate 1e-3),
+    --llm_block.layer_index 30, --host.hidden_size 192, --llm_block null (the plain host), --resume true (go on from
+    the last checkpoint).
     """
     from hf_frozen_llm.training.train import train
 
@@ -42,17 +63,17 @@ def train(
     end_distributed()
 
 
-@app.command(context_settings=KEYS, options_metavar="[--KEY VALUE]...")
+@app.command(cls=EvaluationCommand, context_settings=KEYS, options_metavar="[--KEY VALUE]...")
 def evaluate(
     context: typer.Context,
     model: str = typer.Argument(help="Folder or Hub id of the model."),
 ) -> None:
     """
-    Evaluate a saved MODEL on labelled images.
+    Evaluate a saved MODEL on a split of a data set.
 
-    --dataset_name and --split say on which, --recipe takes the data settings of a recipe; without any of them the
-    model is evaluated on what it was trained for. Results are printed, and written to eval_results.json beside the
-    model (--output_file).
+    --dataset_name and --split choose the data, --recipe takes the data settings of a recipe; without any of them the
+    model is evaluated on the eval_split of its training. Results are printed, and written to eval_results.json beside
+    the model (--output_file).
     """
     from hf_frozen_llm.training.evaluate import evaluate
 
@@ -60,15 +81,19 @@ def evaluate(
     end_distributed()
 
 
-@app.command(context_settings=KEYS, options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--KEY VALUE]...")
+@app.command(
+    cls=TrainingCommand,
+    context_settings=KEYS,
+    options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--KEY VALUE]...",
+)
 def ablate(
     context: typer.Context,
     recipe: str = typer.Argument(help="YAML file, or the name of a recipe of this package."),
     over: list[str] = typer.Option([], help="FIELD=a,b,c: a variant for each value."),  # noqa: B008
     variants: str | None = typer.Option(None, help="YAML file of named variants, such as controls.yaml."),
     seeds: int = typer.Option(1, help="Seeds of each variant."),
-    output_dir: str = typer.Option("runs/ablation", "--output_dir", help="Where everything is written."),
-    dry_run: bool = typer.Option(False, "--dry_run", help="Check and print the commands of the runs alone."),
+    output_dir: str = typer.Option("runs/ablation", help="Where everything is written."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check and print the commands of the runs alone."),
 ) -> None:
     """
     Train variants of a RECIPE, several seeds of each, and compare them.
@@ -85,7 +110,9 @@ def ablate(
 @app.command()
 def layer(
     llm: str = typer.Argument(help="Hub id, folder or .gguf file of the language model."),
-    layer: list[int] = typer.Option([], help="A layer, negative from the end; several times for several."),  # noqa: B008
+    layer_index: list[int] = typer.Option(  # noqa: B008
+        [], "--layer-index", "--layer", help="A layer, negative from the end; several times for several."
+    ),
     revision: str | None = typer.Option(None, help="Branch, tag or commit on the Hub."),
     output: str | None = typer.Option(None, help="New folder for the layers; without it they are described."),
 ) -> None:
@@ -99,8 +126,8 @@ def layer(
     from hf_frozen_llm.training.results import print_facts
 
     if output is not None:
-        extract_layers(llm, layer or [-1], output, revision)
-    print_facts(describe_llm(llm if output is None else output, (layer or [-1])[0], revision))
+        extract_layers(llm, layer_index or [-1], output, revision)
+    print_facts(describe_llm(llm if output is None else output, (layer_index or [-1])[0], revision))
 
 
 @app.command()
@@ -162,13 +189,55 @@ def end_distributed() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """
-    Runs the command line.
+    Run the command line.
 
     Args:
         argv (`Sequence[str]`, *optional*):
-            The arguments. By default those of the process; given ones make errors reach the caller as exceptions.
+            The arguments. By default those of the process: then an error is one line on stderr, and the process ends
+            with the code 2 for a mistake of the user and 1 for anything else. Given arguments make errors reach the
+            caller as exceptions.
     """
-    if argv is None:
-        app()
-    else:
-        app(list(argv), standalone_mode=False)
+    if argv is not None:
+        app(with_hyphens(argv), standalone_mode=False)
+        return
+    arguments, is_debugging = take_debug_flag(sys.argv[1:])
+    try:
+        code = app(with_hyphens(arguments or ["--help"]), standalone_mode=False)
+    except Exception as error:
+        if is_debugging:
+            raise
+        message, code = describe_error(error)
+        print(f"Error: {message}", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def with_hyphens(arguments: Sequence[str]) -> list[str]:
+    """Spell flags with hyphens: `--learning_rate` and `--learning-rate` are the same."""
+    flags = [argument.partition("=") for argument in arguments]
+    return [
+        name.replace("_", "-") + equals + value if name.startswith("--") else name + equals + value
+        for name, equals, value in flags
+    ]
+
+
+def take_debug_flag(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take out a bare `--debug`; with a value, such as `underflow_overflow`, it is a key of TrainingArguments."""
+    kept = [
+        argument
+        for argument, following in zip(arguments, [*arguments[1:], "--"])
+        if not (argument == "--debug" and (following.startswith("--") or argument is arguments[0]))
+    ]
+    return kept, len(kept) < len(arguments)
+
+
+def describe_error(error: Exception) -> tuple[str, int]:
+    """Return one line about an error, and the exit code."""
+    if hasattr(error, "format_message"):  # typer's own, about the command line
+        return " ".join(error.format_message().split()), 2
+    message = str(error)
+    if "Original Traceback" in message:  # of a process that loads data
+        message = message.rpartition(f"\n{type(error).__name__}: ")[2]
+    message = " ".join(message.split())
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        return message, 2
+    return f"{type(error).__name__}: {message} (`hf-frozen-llm --debug …` shows the traceback)", 1

@@ -57,7 +57,7 @@ class RunArguments:
             Learning rate for `base_batch_size` examples a step: `learning_rate` becomes `base_learning_rate * examples
             per step / base_batch_size`, on any number of devices. Not together with `learning_rate`.
         base_batch_size (`int`, *optional*, defaults to 512):
-            See there.
+            Examples a step at which the learning rate is `base_learning_rate`.
         layer_decay (`float`, *optional*, defaults to 1.0):
             Each host layer learns at this factor of the rate of what comes after it, the embeddings slowest; block and
             head learn at the full rate (BEiT's layer-wise decay, as VideoMAE has it).
@@ -66,7 +66,7 @@ class RunArguments:
             name of a group: `host`, `embeddings` (of the host), `projections` (of the block) or `head`. Where several
             apply to a parameter, they multiply: `{projections: 10, "vit\\.layers\\.0\\.": 0.1}`.
         projection_learning_rate_scale (`float`, *optional*):
-            The earlier name of `learning_rate_scales: {projections: …}`.
+            Earlier name of the group `projections` in `learning_rate_scales`.
         resume (`bool`, *optional*, defaults to `False`):
             Whether to go on from the last complete checkpoint in `output_dir`, or to start where there is none.
         resume_changes (`str`, *optional*):

@@ -114,8 +114,12 @@ def find_recipe(path: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     recipes = [recipe for recipe in folder.glob("*/*.yaml") if recipe.parent.name not in NO_RECIPES]
-    known = sorted(str(recipe.relative_to(folder)) for recipe in recipes)
-    raise FileNotFoundError(f"There is no recipe {file}. The package has: {', '.join(known)}.")
+    known = sorted(recipe.relative_to(folder).as_posix() for recipe in recipes)
+    nearest = get_close_matches(str(path), known, n=3, cutoff=0)
+    raise FileNotFoundError(
+        f"There is no recipe {file}. Of the {len(known)} of this package, the nearest are {', '.join(nearest)}; all "
+        f"are in {folder}."
+    )
 
 
 def compose(text: str, source: str) -> yaml.Node:
