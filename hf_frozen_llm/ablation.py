@@ -17,7 +17,7 @@ from transformers import AutoConfig
 import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.flops import count_flops
-from hf_frozen_llm.quickstart.figures import COLORS, new_figure
+from hf_frozen_llm.plotting import plot_ablation
 from hf_frozen_llm.tasks import DATA_ARGUMENTS
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.recipe import RecipeLoader, read_recipe
@@ -215,28 +215,4 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str) -> N
         f"Standard deviations are over seeds (n - 1). Device: {device}.",
     ]
     (output_dir / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw(output_dir / "ablation.png", runs, recipe)
-
-
-def draw(path: Path, runs: pd.DataFrame, recipe: str) -> None:
-    """Accuracy of each variant: every run a point, the mean and its standard deviation; what it costs beside it."""
-    groups = list(runs.groupby("variant", sort=False))
-    figure = new_figure(10.5, 1.5 + 0.45 * len(groups))
-    axis = figure.subplots()
-    names = []
-    for place, (variant, of_variant) in enumerate(groups):
-        scores = 100 * of_variant[SCORE]
-        axis.plot(scores, [place] * len(scores), "o", color=COLORS[0], alpha=0.35, markersize=5)
-        spread = scores.std() if len(scores) > 1 else 0.0
-        axis.errorbar(scores.mean(), place, xerr=spread, fmt="s", color=COLORS[0], capsize=4, markersize=6)
-        first = of_variant.iloc[0]
-        trained = first["trainable_parameters"] / 1e6
-        names.append(f"{variant}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP")
-    axis.set_yticks(range(len(groups)), names, fontsize=9)
-    axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.set_xlabel("top-1 accuracy (%): runs, mean and standard deviation over seeds")
-    axis.set_title(recipe, fontsize=11)
-    axis.grid(axis="x", alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path)
+    plot_ablation(output_dir / "ablation.png", runs, SCORE, recipe)

@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 import numpy as np
 import pytest
+from moving_pictures import FRAMES, MOTIONS, SIDE, make_frames, make_videos
 from PIL import Image
 from tiny_runs import write_parquet
 
 from hf_frozen_llm.data.videos import read_frames
-from hf_frozen_llm.quickstart.moving_pictures import FRAMES, MOTIONS, SIDE, make_frames, make_videos
 
 
 def shape_of(frame, background):

@@ -88,7 +88,7 @@ def test_modeling_registers_nothing(path: Path):
 
 def test_every_module_has_the_licence_line():
     header = "# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.\n"
-    folders = ["hf_frozen_llm", "modeling", "recipes", "benchmarks", "tests", ".ci"]
+    folders = ["hf_frozen_llm", "modeling", "recipes", "examples", "benchmarks", "tests", ".ci"]
     paths = [REPO / "setup.py", *(path for folder in folders for path in (REPO / folder).rglob("*.py"))]
     assert [str(path.relative_to(REPO)) for path in paths if not path.read_text("utf-8").startswith(header)] == []
 
