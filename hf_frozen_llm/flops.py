@@ -46,5 +46,6 @@ def count_flops(
     with FlopCounterMode(display=False) as step:
         # A sum stands in for the loss, whatever the targets are: losses have no matrix products.
         outputs = [value for value in model.train()(**inputs).to_tuple() if isinstance(value, torch.Tensor)]
-        sum(value.sum() for value in outputs if value.is_floating_point()).backward()
+        loss: Any = sum(value.sum() for value in outputs if value.is_floating_point())
+        loss.backward()
     return forward.get_total_flops() / batch_size, step.get_total_flops() / batch_size

@@ -123,7 +123,7 @@ class ConvertedCheckpoint:
 
 def load_state_dict(checkpoint: str | Path | StateDict, use_ema: bool) -> StateDict:
     """Load a checkpoint without executing code in it, and unwrap its state dictionary."""
-    loaded = checkpoint if isinstance(checkpoint, dict) else _load_file(Path(checkpoint))
+    loaded: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else _load_file(Path(checkpoint))
     if use_ema:
         if "model_ema" not in loaded:
             raise ValueError(f"There are no averaged weights: no model_ema among {sorted(loaded)}. Use use_ema=False.")
