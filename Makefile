@@ -28,7 +28,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 env: $(VENV)/.installed-dev  ## all that the other targets need
 
 quickstart: $(VENV)/.installed  ## train a small ViT with and without a frozen LLM layer, compare, save, predict
-	$(BIN)/python -m hf_frozen_llm.quickstart $(ARGS)
+	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.installed-dev  ## the tests; PYTEST_ARGS=--run-slow for all of them
 	$(BIN)/python tests/fetch.py
@@ -48,11 +48,12 @@ quality: $(VENV)/.installed-dev typecheck  ## linters and the type checker; chan
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/lint_modeling.py
 
-# mypy does not follow setup.py's package_dir, so it gets the package laid out as it is installed.
+# mypy does not follow setup.py's package_dir, so it checks a copy that is laid out like the installed package.
 typecheck: $(VENV)/.installed-dev
 	rm -rf build/typecheck && mkdir -p build/typecheck
-	cp -r hf_frozen_llm build/typecheck/ && cp -r modeling recipes build/typecheck/hf_frozen_llm/
+	cp -r hf_frozen_llm examples build/typecheck/ && cp -r modeling recipes build/typecheck/hf_frozen_llm/
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hf_frozen_llm
+	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache examples/*.py
 
 style: $(VENV)/.installed-dev  ## fix what the linters can fix
 	$(BIN)/ruff check --fix .

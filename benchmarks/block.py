@@ -263,7 +263,7 @@ def draw(path, rows, title):
     """How long one input takes, for each case and batch size; beside our bars, how many times faster they are."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    from hf_frozen_llm.quickstart.figures import new_figure
+    from hf_frozen_llm.plotting import new_figure
 
     groups = list(dict.fromkeys((row["case"], row["batch"]) for row in rows))
     figure = new_figure(11, 1.4 + 0.42 * len(groups))

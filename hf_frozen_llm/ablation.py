@@ -16,8 +16,8 @@ from transformers import AutoConfig
 
 import hf_frozen_llm.recipes
 from hf_frozen_llm.flops import count_flops
-from hf_frozen_llm.quickstart.figures import COLORS, new_figure
-from hf_frozen_llm.tasks import Metric
+from hf_frozen_llm.metrics import Metric
+from hf_frozen_llm.plotting import plot_ablation
 from hf_frozen_llm.training.recipe import RecipeLoader, read_recipe
 from hf_frozen_llm.training.results import write_json
 from hf_frozen_llm.training.run import resolve
@@ -184,7 +184,7 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metr
     lines = [
         f"# {recipe}: an ablation",
         "",
-        f"| variant | {metric.title}{metric.unit}, mean ± standard deviation | seeds | trained parameters | frozen | "
+        f"| variant | {metric.label}, mean ± standard deviation | seeds | trained parameters | frozen | "
         "MFLOP forward | MFLOP training step | training s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -212,28 +212,4 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metr
         f"Standard deviations are over seeds (n - 1). Device: {device}.",
     ]
     (output_dir / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw(output_dir / "ablation.png", runs, recipe, metric)
-
-
-def draw(path: Path, runs: pd.DataFrame, recipe: str, metric: Metric) -> None:
-    """Accuracy of each variant: every run a point, the mean and its standard deviation; what it costs beside it."""
-    groups = list(runs.groupby("variant", sort=False))
-    figure = new_figure(10.5, 1.5 + 0.45 * len(groups))
-    axis = figure.subplots()
-    names = []
-    for place, (variant, of_variant) in enumerate(groups):
-        scores = metric.scale * of_variant[f"eval_{metric.name}"]
-        axis.plot(scores, [place] * len(scores), "o", color=COLORS[0], alpha=0.35, markersize=5)
-        spread = scores.std() if len(scores) > 1 else 0.0
-        axis.errorbar(scores.mean(), place, xerr=spread, fmt="s", color=COLORS[0], capsize=4, markersize=6)
-        first = of_variant.iloc[0]
-        trained = first["trainable_parameters"] / 1e6
-        names.append(f"{variant}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP")
-    axis.set_yticks(range(len(groups)), names, fontsize=9)
-    axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.set_xlabel(f"{metric.title}{metric.unit}: runs, mean and standard deviation over seeds")
-    axis.set_title(recipe, fontsize=11)
-    axis.grid(axis="x", alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path)
+    plot_ablation(output_dir / "ablation.png", runs, metric, recipe)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from paths import shared_dir
+from paths import REPO, shared_dir
 from references import relative_error
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForImageClassification, AutoModelForVideoClassification
@@ -192,6 +192,10 @@ def test_bad_checkpoints_are_refused(released, tmp_path):
         convert({**state, "surprise.weight": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"lacks tensors that the model needs, or has others: .*layernorm"):
         convert({n: t for n, t in state.items() if n != "norm.weight"})
+    with pytest.raises(ValueError, match=r"lacks head\.weight, whose shape gives a size of a released ViT"):
+        convert({n: t for n, t in state.items() if not n.startswith("head")})
+    with pytest.raises(ValueError, match="layer_index is 1, but the checkpoint holds 3 LLM layers"):
+        convert({**state, "llama.layers.2.attention_norm.weight": torch.ones(64)}, layer_index=1)
     with pytest.raises(ValueError, match="patch_size is given as 16, but the checkpoint's tensors show"):
         convert(path, patch_size=16)
     with pytest.raises(ValueError, match=r"llama\.norm\.weight is not 1"):
@@ -227,3 +231,9 @@ def test_nothing_is_written_where_the_conversion_fails(released, tmp_path):
     with pytest.raises(ValueError, match="num_attention_heads"):
         convert_to_folder(path, "image-classification", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_architectures_name_no_task():
+    """Names in checkpoints belong to an architecture, which can serve several tasks."""
+    for path in (REPO / "hf_frozen_llm" / "conversion").glob("*.py"):
+        assert not [task for task in FILES if task in path.read_text(encoding="utf-8")], path.name

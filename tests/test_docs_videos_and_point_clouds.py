@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import shutil
 
+import moving_pictures
 import pytest
 import torch
 from documents import blocks, check_errors, commands, run_python
@@ -15,7 +16,6 @@ from safetensors import safe_open
 from tiny_runs import TINY_POINT_BERT, TINY_VIDEOMAE, write_npz, write_parquet
 
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.quickstart import moving_pictures
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.arguments import RunArguments
 
@@ -49,9 +49,9 @@ def test_the_page_runs_as_written(readers_folder, monkeypatch, caplog):
             wanted = set(re.search(r"\[(.*)\]", words[3])[1].split(","))
             assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
         elif words[0] == "python":
-            assert words[1:3] == ["-m", "hf_frozen_llm.quickstart.moving_pictures"]
+            assert words[1] == "examples/moving_pictures.py" and (REPO / words[1]).is_file()
             few = ["--dataset", pictures, "--train", "16", "--test", "8"]
-            monkeypatch.setattr("sys.argv", [*words[2:], *few])
+            monkeypatch.setattr("sys.argv", [*words[1:], *few])
             moving_pictures.main()
         else:
             tiny = TINY_VIDEOMAE if "video" in words[2] else TINY_POINT_BERT

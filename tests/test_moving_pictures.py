@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 import numpy as np
 import pytest
+from moving_pictures import FRAMES, MOTIONS, SIDE, make_frames, make_videos
 from PIL import Image
 from tiny_runs import write_parquet
 
-from hf_frozen_llm.quickstart.moving_pictures import FRAMES, MOTIONS, SIDE, make_frames, make_videos
 from hf_frozen_llm.tasks.video_classification.data import read_frames
 
 

@@ -1,5 +1,8 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 import ast
+import importlib.metadata
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -86,9 +89,42 @@ def test_modeling_registers_nothing(path: Path):
             assert node.func.attr not in {"register", "register_for_auto_class"}, f"{path.name}:{node.lineno}"
 
 
+def declared_packages() -> tuple[set[str], set[str]]:
+    """The distributions in setup.py's `install_requires`, and those in its extras."""
+    tree = ast.parse((REPO / "setup.py").read_text(encoding="utf-8"))
+    requires = next(n.value for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "install_requires")
+    extras = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "EXTRAS")
+    lists = [ast.literal_eval(requires), [line for lines in ast.literal_eval(extras).values() for line in lines]]
+    required, optional = (
+        {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in lines} for lines in lists
+    )
+    return required, optional
+
+
+@pytest.mark.parametrize("folder", ["hf_frozen_llm", "modeling", "recipes"])
+def test_imports_are_declared(folder):
+    """Imports at the top of a module are of required packages; those in functions and branches may be of extras."""
+    required, optional = declared_packages()
+    distributions = importlib.metadata.packages_distributions()
+    for path in sorted((REPO / folder).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                packages = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                packages = {node.module.partition(".")[0]}
+            else:
+                continue
+            allowed = required if node in tree.body else required | optional
+            for package in packages - sys.stdlib_module_names - {"hf_frozen_llm"}:
+                names = {name.lower().replace("_", "-") for name in distributions[package]}
+                where = f"{path.relative_to(REPO)}:{node.lineno}"
+                assert names & allowed, f"{where}: {package} is not declared in setup.py"
+
+
 def test_every_module_has_the_licence_line():
     header = "# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.\n"
-    folders = ["hf_frozen_llm", "modeling", "recipes", "benchmarks", "tests", ".ci"]
+    folders = ["hf_frozen_llm", "modeling", "recipes", "examples", "benchmarks", "tests", ".ci"]
     paths = [REPO / "setup.py", *(path for folder in folders for path in (REPO / folder).rglob("*.py"))]
     assert [str(path.relative_to(REPO)) for path in paths if not path.read_text("utf-8").startswith(header)] == []
 
@@ -100,6 +136,8 @@ def test_wheel_is_complete(tmp_path: Path):
     for name in ["setup.py", "pyproject.toml", "LICENSE", "README.md"]:
         if (REPO / name).exists():
             (sources / name).write_bytes((REPO / name).read_bytes())
+    # The build must leave the examples out.
+    shutil.copytree(REPO / "examples", sources / "examples")
     expected = {"hf_frozen_llm/py.typed"}
     for folder, target in [
         ("hf_frozen_llm", "hf_frozen_llm"),

@@ -9,17 +9,20 @@ import time
 import zipfile
 
 import datasets
+import downloads
 import numpy as np
 import pytest
+import quickstart
 import torch
 from hub_server import HubServer
+from paths import REPO
 from PIL import Image
 from tiny_llms import tiny_config, tiny_llm, write_llm
 from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hf_frozen_llm
-from hf_frozen_llm.quickstart import downloads, figures, run
+from hf_frozen_llm.plotting import plot_image_grid, plot_training_curves
 from hf_frozen_llm.training.recipe import read_recipe
 
 
@@ -178,11 +181,11 @@ def colors(image, box):
     return (green - red > 60).mean(), (red - green > 60).mean()
 
 
-def test_picture_grid(tmp_path):
+def test_image_grid(tmp_path):
     gray = [Image.new("RGB", (32, 32), (90, 90, 90 + i)) for i in range(5)]
     labels = ["cat", "dog", "cat", "automobile", "ship"]
     predictions = {"ViT": labels, "ViT+LLM": ["truck"] * 5}
-    figures.picture_grid(tmp_path / "grid.png", gray, labels, predictions, "Test pictures", columns=3)
+    plot_image_grid(tmp_path / "grid.png", gray, labels, predictions, "Test pictures", columns=3)
     image = Image.open(tmp_path / "grid.png")
     cell_width, cell_height, header = 1.75 * 150, (1.3 + 0.3 + 2 * 0.19 + 0.15) * 150, 0.6 * 150
     assert image.size == (int(3 * cell_width), int(header + 2 * cell_height))
@@ -206,7 +209,7 @@ def test_picture_grid(tmp_path):
 def test_training_curves(tmp_path):
     history = [{"step": s, "loss": 2.3 - s / 100} for s in range(10, 100, 10)]
     history += [{"step": 50, "eval_top1": 0.3}, {"step": 100, "eval_top1": 0.5}, {"step": 100, "train_runtime": 3.0}]
-    figures.training_curves(tmp_path / "curves.png", {"ViT": history, "ViT+LLM": history[:-1]}, "Two runs")
+    plot_training_curves(tmp_path / "curves.png", {"ViT": history, "ViT+LLM": history[:-1]}, "Two runs")
     image = Image.open(tmp_path / "curves.png").convert("RGB")
     assert image.size == (1650, 690)
     pixels = np.asarray(image).reshape(-1, 3)
@@ -218,7 +221,7 @@ def test_quickstart_end_to_end(tmp_path, tiny_inputs, capsys):
     llm, dataset = tiny_inputs
     work_dir = tmp_path / "work"
     inputs = ["--work-dir", str(work_dir), "--cache-dir", str(tmp_path / "cache"), "--llm", llm, "--dataset", dataset]
-    run.main([*inputs, *TINY])
+    quickstart.main([*inputs, *TINY])
     printed = capsys.readouterr().out
     table = (work_dir / "comparison.txt").read_text()
     assert table in printed
@@ -226,14 +229,14 @@ def test_quickstart_end_to_end(tmp_path, tiny_inputs, capsys):
     assert not (tmp_path / "cache").exists()
 
     test = datasets.load_dataset(dataset, split="test")
-    for name, recipe in run.RECIPES.items():
+    for name, recipe in quickstart.RECIPES.items():
         results = json.loads((work_dir / recipe / "results.json").read_text())
         model = AutoModelForImageClassification.from_pretrained(work_dir / recipe)
         processor = AutoImageProcessor.from_pretrained(work_dir / recipe)
         with torch.no_grad():
             guesses = model(**processor(list(test["img"]), return_tensors="pt")).logits.argmax(-1)
         accuracy = (guesses == torch.tensor(test["label"][:])).float().mean().item()
-        row = dict(zip(run.RECIPES, table.splitlines()[1].removeprefix("top-1 accuracy").split("%")))
+        row = dict(zip(quickstart.RECIPES, table.splitlines()[1].removeprefix("top-1 accuracy").split("%")))
         assert float(row[name]) == pytest.approx(100 * accuracy, abs=0.01)
         assert f"{results['parameters']['total']:,}" in table
         assert (model.config.llm_block is None) == (name == "ViT")
@@ -245,39 +248,39 @@ def test_quickstart_end_to_end(tmp_path, tiny_inputs, capsys):
 
     # Again: nothing is trained or drawn anew.
     stamps = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*") if path.is_file()}
-    run.main([*inputs, *TINY])
+    quickstart.main([*inputs, *TINY])
     assert table in capsys.readouterr().out
     changed = [p.name for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
     assert changed == ["comparison.txt"]
 
     # Without the flags that name the inputs, too; but not with others.
-    run.main(["--work-dir", str(work_dir), *TINY])
+    quickstart.main(["--work-dir", str(work_dir), *TINY])
     with pytest.raises(SystemExit, match=r"started with another value of `overrides`.*Give another --work-dir"):
-        run.main([*inputs, *TINY, "--seed", "1"])
+        quickstart.main([*inputs, *TINY, "--seed", "1"])
 
 
 def test_quickstart_goes_on_after_a_kill(tmp_path, tiny_inputs):
     llm, dataset = tiny_inputs
     longer = [*TINY, "--max_steps", "80", "--save_steps", "20", "--eval_steps", "80"]
     inputs = ["--work-dir", str(tmp_path / "work"), "--llm", llm, "--dataset", dataset]
-    second = tmp_path / "work" / run.RECIPES["ViT+LLM"]
-    process = subprocess.Popen([sys.executable, "-m", "hf_frozen_llm.quickstart", *inputs, *longer])
+    second = tmp_path / "work" / quickstart.RECIPES["ViT+LLM"]
+    process = subprocess.Popen([sys.executable, str(REPO / "examples" / "quickstart.py"), *inputs, *longer])
     # When the second checkpoint is begun, the first is complete.
     while process.poll() is None and not (second / "checkpoint-40").is_dir():
         time.sleep(0.01)
     process.kill()
     process.wait()
     assert not (second / "results.json").exists()
-    first = (tmp_path / "work" / run.RECIPES["ViT"] / "results.json").stat().st_mtime_ns
+    first = (tmp_path / "work" / quickstart.RECIPES["ViT"] / "results.json").stat().st_mtime_ns
 
-    run.main([*inputs, *longer])
+    quickstart.main([*inputs, *longer])
     assert json.loads((second / "results.json").read_text())["resumed_from_checkpoint"]
-    assert (tmp_path / "work" / run.RECIPES["ViT"] / "results.json").stat().st_mtime_ns == first
+    assert (tmp_path / "work" / quickstart.RECIPES["ViT"] / "results.json").stat().st_mtime_ns == first
     assert (tmp_path / "work" / "pictures.png").is_file()
 
 
 def test_the_two_recipes_differ_in_the_block_only():
-    plain, with_llm = (read_recipe(f"quickstart/{name}.yaml").to_dict() for name in run.RECIPES.values())
+    plain, with_llm = (read_recipe(f"quickstart/{name}.yaml").to_dict() for name in quickstart.RECIPES.values())
     assert plain.pop("llm_block") is None
     assert with_llm.pop("llm_block") == {"llm_name_or_path": downloads.LLM_REPOSITORY, "layer_index": -1}
     assert plain.pop("output_dir") != with_llm.pop("output_dir")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from documents import blocks, check_errors, commands, run_python
 from hub_server import HubServer
+from moving_pictures import make_videos
 from paths import REPO, shared_dir
 from PIL import Image
 from safetensors.torch import load_file
@@ -23,7 +24,6 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassi
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.quickstart.moving_pictures import make_videos
 from hf_frozen_llm.training.recipe import read_recipe
 
 
@@ -93,7 +93,7 @@ def test_commands_run(readers_folder):
             wanted = set(re.search(r"\[(.*)\]", words[3])[1].split(","))
             assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
         elif words[0] == "python":
-            assert words[1:3] == ["-m", "hf_frozen_llm.quickstart.moving_pictures"]
+            assert words[1] == "examples/moving_pictures.py" and (REPO / words[1]).is_file()
             pictures = write_parquet(Path("cifar10"), {"train": 16, "test": 8}, image="img")
             make_videos(Path(words[-1]), pictures, {"train": 16, "test": 8})
         else:

@@ -3,7 +3,7 @@
 
 from hf_frozen_llm.tasks.image_classification import ImageClassification
 from hf_frozen_llm.tasks.point_cloud_classification import PointCloudClassification
-from hf_frozen_llm.tasks.task import Metric, Task
+from hf_frozen_llm.tasks.task import Task
 from hf_frozen_llm.tasks.video_classification import VideoClassification
 
 

@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 
 from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.data.datasets import Example, HFDataset, Row
-from hf_frozen_llm.metrics import TopKAccuracy
-from hf_frozen_llm.tasks.task import Batch, Metric, Record, Task
+from hf_frozen_llm.metrics import Metric, TopKAccuracy
+from hf_frozen_llm.tasks.task import Batch, Record, Task
 
 
 @dataclass

@@ -3,7 +3,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -18,38 +17,13 @@ from hf_frozen_llm.data.datasets import (
     StreamingTransformedDataset,
     TransformedDataset,
 )
+from hf_frozen_llm.metrics import Metric
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 
 
 Batch: TypeAlias = dict[str, Any]
 Record: TypeAlias = dict[str, Any]
 Predict: TypeAlias = Callable[[Batch], list[Record]]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """
-    The metric by which models of a task are compared.
-
-    Args:
-        name (`str`): its key in what [`Task.metrics`] returns, such as `"top1"`.
-        title (`str`): its name in tables and plots, such as `"top-1"`.
-        greater_is_better (`bool`, *optional*, defaults to `True`): its direction.
-        is_share (`bool`, *optional*, defaults to `False`): whether it lies in 0…1 and is shown in percent.
-    """
-
-    name: str
-    title: str
-    greater_is_better: bool = True
-    is_share: bool = False
-
-    @property
-    def scale(self) -> float:
-        return 100.0 if self.is_share else 1.0
-
-    @property
-    def unit(self) -> str:
-        return " %" if self.is_share else ""
 
 
 class EvaluationLoop(Protocol):

@@ -48,7 +48,7 @@ def describe_training_keys() -> str:
 
 def describe_evaluation_keys() -> str:
     """Return the keys that `evaluate` and `predict` take, by group."""
-    training = field_names(DataArguments) - set.union(*(evaluation_keys(task) for task in TASKS.values()))
+    training = field_names(DataArguments).difference(*(evaluation_keys(task) for task in TASKS.values()))
     groups = [
         list_keys("What to evaluate", EvaluationArguments),
         list_keys("Data of every task", DataArguments, skip=training),

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Trains a small ViT with and without a frozen LLM layer, and compares, reloads and draws the two."""
+"""Train a small ViT with and without a frozen LLM layer; compare, reload and plot the two models."""
 
 import argparse
 import importlib.util
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from downloads import DownloadError, find_dataset, find_llm
 from transformers import AutoModelForImageClassification, pipeline
 
 # On transformers 5.17 the top-level name needs torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_frozen_llm import cli
-from hf_frozen_llm.quickstart.downloads import DownloadError, find_dataset, find_llm
-from hf_frozen_llm.quickstart.figures import picture_grid, training_curves
+from hf_frozen_llm.plotting import plot_image_grid, plot_training_curves
 from hf_frozen_llm.training.recipe import read_recipe
 
 
@@ -33,7 +33,7 @@ several seeds agree, and says nothing of longer training. What this shows is tha
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m hf_frozen_llm.quickstart",
+        prog="python examples/quickstart.py",
         description=__doc__,
         epilog="Any other `--key value` goes to both training runs, for example `--seed 1`.",
         allow_abbrev=False,
@@ -59,13 +59,13 @@ def run(
     overrides: Sequence[str] = (),
 ) -> None:
     """
-    Does what is not yet done in `work_dir`, then prints the comparison.
+    Run the steps whose results `work_dir` lacks, then print the comparison.
 
     Args:
         work_dir (`Path`):
-            Where models, figures and the comparison are written.
+            The folder of the models, the figures and the comparison.
         cache_dir (`Path`):
-            Where downloads are kept.
+            The folder of the downloads.
         llm (`str`, *optional*):
             Hub id, folder or `.gguf` file of the LLM, instead of SmolLM2-135M-Instruct.
         dataset (`str`, *optional*):
@@ -97,7 +97,7 @@ def run(
     if not (work_dir / "curves.png").is_file():
         histories = {name: result["log_history"] for name, result in results.items()}
         title = f"ViT with and without a frozen LLM layer, seed {results['ViT']['seed']}"
-        write(work_dir / "curves.png", training_curves, histories, title)
+        write(work_dir / "curves.png", plot_training_curves, histories, title)
     if not (work_dir / "pictures.png").is_file():
         print(f"\n== Classifying {PICTURES} test pictures with the reloaded models", flush=True)
         test = datasets.load_dataset(settings["dataset"], split=recipe["eval_split"]).select(range(PICTURES))
@@ -105,7 +105,7 @@ def run(
         labels = test.features[recipe["label_column"]].int2str(test[recipe["label_column"]])
         predictions = {name: classify(work_dir / recipe_name, images) for name, recipe_name in RECIPES.items()}
         title = "Test pictures: true label above, predictions below"
-        write(work_dir / "pictures.png", picture_grid, images, labels, predictions, title)
+        write(work_dir / "pictures.png", plot_image_grid, images, labels, predictions, title)
 
     table = comparison(results, scores)
     (work_dir / "comparison.txt").write_text(table, encoding="utf-8")
@@ -119,7 +119,7 @@ def run(
 def choose_settings(
     work_dir: Path, cache_dir: Path, llm: str | None, dataset: str | None, overrides: list[str]
 ) -> dict[str, Any]:
-    """What this folder's runs are made of: chosen once, so that a run goes on with what it began with."""
+    """Return the settings of the runs in `work_dir`; they are saved once, so that a resumed run keeps them."""
     recipes = {name: read_recipe(f"quickstart/{name}.yaml").to_dict() for name in RECIPES.values()}
     path = work_dir / "settings.json"
     if path.is_file():
@@ -153,7 +153,7 @@ def classify(folder: Path, images: list) -> list[str]:
 
 
 def write(path: Path, function, *args) -> None:
-    """Calls `function(path, *args)` so that a file that is there is whole."""
+    """Call `function(path, *args)` on a temporary path and rename it, so that no partial file is left at `path`."""
     beside = path.with_name(f".{os.getpid()}.{path.name}")
     function(beside, *args)
     os.replace(beside, path)
@@ -178,3 +178,7 @@ def comparison(results: dict[str, dict[str, Any]], scores: dict[str, dict[str, A
 def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+if __name__ == "__main__":
+    main()

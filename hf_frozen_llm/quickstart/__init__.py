@@ -1,2 +1,0 @@
-# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What `make quickstart` runs: `python -m hf_frozen_llm.quickstart`."""

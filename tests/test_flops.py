@@ -1,0 +1,71 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""FLOPs of every model type, counted with a sum of the outputs as the loss, against counts with the models' losses."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_frozen_llm import (
+    LLMBlockConfig,
+    PointBertWithLLMBlockConfig,
+    VideoMAEWithLLMBlockConfig,
+    VisionWithLLMBlockConfig,
+    ViTWithLLMBlockConfig,
+)
+from hf_frozen_llm.flops import build_on_meta, count_flops
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+IMAGES = {"image_size": 32, "patch_size": 8}
+DINOV2 = {"model_type": "dinov2", "mlp_ratio": 2, **IMAGES, **SIZES}
+CONFIGS = {
+    "vit": (ViTWithLLMBlockConfig, {**SIZES, **IMAGES}),
+    "vision": (VisionWithLLMBlockConfig, {"vision_config": DINOV2}),
+    "videomae": (VideoMAEWithLLMBlockConfig, {**SIZES, **IMAGES, "num_frames": 4}),
+    "point_bert": (PointBertWithLLMBlockConfig, {**SIZES, "num_groups": 16, "group_size": 8}),
+}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+}
+
+
+def make_config(name, with_block=True):
+    config_class, fields = CONFIGS[name]
+    block = LLMBlockConfig(llm_config=LLAMA, weights="random") if with_block else None
+    return config_class(**fields, num_labels=7, llm_block=block)
+
+
+# For one input of 4: forward, training step, training step with a frozen host; of the plain host and with the block.
+COUNTS = {
+    ("vit", False): (758464, 2078784, 758912),
+    ("vit", True): (945344, 2569792, 1178688),
+    ("vision", False): (828096, 2287680, 828544),
+    ("vision", True): (1014976, 2778688, 1248320),
+    ("videomae", False): (1966528, 5113152, 1967424),
+    ("videomae", True): (4719040, 11437376, 8062272),
+    ("point_bert", False): (110153472, 330349824, 110193408),
+    ("point_bert", True): (111550464, 333744128, 113483264),
+}
+
+
+@pytest.mark.parametrize(("name", "with_block"), list(COUNTS))
+def test_counts(name, with_block):
+    config = make_config(name, with_block)
+    forward, step = count_flops(config, batch_size=4)
+    frozen_forward, frozen_step = count_flops(config, batch_size=4, freeze_host=True)
+    assert (forward, step, frozen_step) == COUNTS[name, with_block] and frozen_forward == forward
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_the_models_own_loss_has_the_same_count(name):
+    model = build_on_meta(make_config(name)).train()
+    with torch.device("meta"):
+        inputs = {key: tensor[:1].expand(4, *tensor.shape[1:]) for key, tensor in model.dummy_inputs.items()}
+        labels = torch.zeros(4, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs, labels=labels).loss.backward()
+    assert counter.get_total_flops() / 4 == count_flops(make_config(name), batch_size=4)[1]
