@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm ablate`: a recipe trained with one thing changed at a time, several seeds of each, side by side."""
+"""`hf-frozen-llm ablate`: train variants of a recipe, several seeds of each, and compare them."""
 
 import itertools
 import json
@@ -33,10 +33,10 @@ def ablate(
     dry_run: bool = False,
 ) -> bool:
     """
-    Trains every variant with every seed, each run in a process of its own, and writes what came of it.
+    Train every variant with every seed, each run in a process of its own, and report the results.
 
-    Runs that have finished are not run again, and one that was interrupted goes on from its last checkpoint, so the
-    same command completes what an earlier one began.
+    A finished run is not repeated, and an interrupted one resumes from its last checkpoint: the same command completes
+    an earlier one.
 
     Args:
         recipe (`str` or `Path`):
@@ -54,7 +54,7 @@ def ablate(
         overrides (`Sequence[str]`, *optional*):
             Flags for every run, such as `["--max_steps", "100"]`.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether the commands of the runs are checked and printed alone.
+            Whether to check and print the commands of the runs without running them.
 
     Returns:
         `bool`: whether all runs have finished.
@@ -91,7 +91,7 @@ def ablate(
 
 
 def make_grid(over: Sequence[str], variants: str | Path | None) -> dict[str, dict[str, str]]:
-    """From the name of each variant to the fields that it overrides."""
+    """Return the fields that each variant overrides, by its name."""
     axes: list[dict[str, dict[str, str]]] = []
     if variants is not None:
         axes.append(read_variants(variants))
@@ -143,12 +143,12 @@ def check(command: list[str], folder: Path) -> Metric:
 
 
 def run_once(command: list[str], folder: Path) -> bool:
-    """Trains unless it has been done; whether there are results now."""
+    """Train unless the run has finished; return whether there are results."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "command.json", {"command": command})
     if (folder / "results.json").is_file():
         return True
-    # It starts anew where no checkpoint is complete.
+    # A run without a complete checkpoint starts from the beginning.
     full = [sys.executable, "-m", "hf_frozen_llm", *command, "--resume", "true"]
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
         return subprocess.run(full, stdout=log, stderr=log).returncode == 0

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Makes the Auto classes of transformers know this package's models."""
+"""Register this package's classes with the Auto classes of transformers."""
 
 from transformers import (
     AutoBackbone,
@@ -50,7 +50,7 @@ AutoModelForVideoClassification.register(
     VideoMAEWithLLMBlockConfig, VideoMAEWithLLMBlockForVideoClassification, exist_ok=True
 )
 
-# transformers has no Auto class for clouds of points.
+# transformers has no Auto class for point clouds.
 AutoConfig.register("point_bert_with_llm_block", PointBertWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(PointBertWithLLMBlockConfig, PointBertWithLLMBlockForPointCloudClassification, exist_ok=True)
 AutoFeatureExtractor.register(PointBertWithLLMBlockConfig, PointCloudProcessor, exist_ok=True)

@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# What follows the argument is handed on as it is.
+# Everything after the argument is passed on unchanged.
 KEYS = {"allow_extra_args": True, "ignore_unknown_options": True, "max_content_width": 100}
 
 
@@ -91,15 +91,17 @@ def ablate(
     recipe: str = typer.Argument(help="YAML file, or the name of a recipe of this package."),
     over: list[str] = typer.Option([], help="FIELD=a,b,c: a variant for each value."),  # noqa: B008
     variants: str | None = typer.Option(None, help="YAML file of named variants, such as controls.yaml."),
-    seeds: int = typer.Option(1, help="Seeds of each variant."),
-    output_dir: str = typer.Option("runs/ablation", help="Where everything is written."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check and print the commands of the runs alone."),
+    seeds: int = typer.Option(1, help="Number of seeds of each variant."),
+    output_dir: str = typer.Option("runs/ablation", help="Folder for all results."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Check and print the commands of the runs without running them."
+    ),
 ) -> None:
     """
     Train variants of a RECIPE, several seeds of each, and compare them.
 
-    Writes ablation.csv, ablation.md and ablation.png. The same command goes on with what an earlier one began. Every
-    key of the recipe can be given for all runs, as for `train`.
+    Writes ablation.csv, ablation.md and ablation.png. The same command resumes an interrupted one. Every key of the
+    recipe can be given for all runs, as for `train`.
     """
     from hf_frozen_llm.ablation import ablate
 
@@ -111,16 +113,18 @@ def ablate(
 def layer(
     llm: str = typer.Argument(help="Hub id, folder or .gguf file of the language model."),
     layer_index: list[int] = typer.Option(  # noqa: B008
-        [], "--layer-index", "--layer", help="A layer, negative from the end; several times for several."
+        [], "--layer-index", "--layer", help="Index of a layer, negative from the end; repeat it for several layers."
     ),
     revision: str | None = typer.Option(None, help="Branch, tag or commit on the Hub."),
-    output: str | None = typer.Option(None, help="New folder for the layers; without it they are described."),
+    output: str | None = typer.Option(
+        None, help="New folder for the layers; without it, the model is only described."
+    ),
 ) -> None:
     """
     Print what a language model offers, or write layers of it to a small folder.
 
-    The folder can be given wherever the language model can. Of a Hub repository, only the bytes of the layers are
-    downloaded.
+    The folder replaces the language model wherever its name is asked for. Only the bytes of the layers are
+    downloaded from a Hub repository.
     """
     from hf_frozen_llm.layer import describe_llm, extract_layers
     from hf_frozen_llm.training.results import print_facts
@@ -142,23 +146,24 @@ def info(model: str = typer.Argument(help="Folder or Hub id of the model.")) -> 
 @app.command()
 def convert(
     checkpoint: str = typer.Argument(help="The .pth file."),
-    task: str = typer.Option(help="image-classification, video-classification or point-cloud-classification."),
+    task: str = typer.Option(help="Task of the model, as in recipes."),
     output: str = typer.Option(help="Folder for the model; it must not exist or be empty."),
-    num_attention_heads: int | None = typer.Option(None, help="Of the host."),
-    llm_num_attention_heads: int | None = typer.Option(None, help="Of the LLM layer."),
-    layer_index: int | None = typer.Option(None, help="Of the LLM layer; by default the released code's."),
+    num_attention_heads: int | None = typer.Option(None, help="Attention heads of the host."),
+    llm_num_attention_heads: int | None = typer.Option(None, help="Attention heads of the LLM layer."),
+    layer_index: int | None = typer.Option(None, help="Index of the LLM layer; by default that of the released code."),
     llm_name_or_path: str | None = typer.Option(None, help="Where the LLM layer came from."),
-    num_frames: int | None = typer.Option(None, help="Of a clip."),
-    image_size: int | None = typer.Option(None, help="Of a frame."),
-    num_groups: int | None = typer.Option(None, help="Of a cloud of points."),
-    group_size: int | None = typer.Option(None, help="Points of a group."),
-    num_labels: int | None = typer.Option(None, help="Of the new classifier of a pre-trained host."),
+    num_frames: int | None = typer.Option(None, help="Frames of a clip."),
+    image_size: int | None = typer.Option(None, help="Side of a frame in pixels."),
+    num_groups: int | None = typer.Option(None, help="Groups of a point cloud."),
+    group_size: int | None = typer.Option(None, help="Points of each group."),
+    num_labels: int | None = typer.Option(None, help="Classes of the new classifier of a pre-trained host."),
     ema: bool = typer.Option(False, "--ema", help="Take the averaged weights."),
 ) -> None:
     """
     Convert a CHECKPOINT of the paper's released code to a model of this package.
 
-    Sizes are read from the tensors; what they do not show is asked for. Every tensor is printed with what it becomes.
+    Sizes are read from the tensors; the options give the sizes that the tensors do not show. Every tensor is printed
+    with its new name.
     """
     from hf_frozen_llm.conversion import convert_to_folder
 
@@ -178,11 +183,11 @@ def convert(
 
 
 def end_distributed() -> None:
-    """Leaves torchrun's process group: threads of one that is left open can abort a process that ends."""
+    """Leave torchrun's process group: the threads of an open group can abort a process at its end."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # wrapped models are cycles, and keep the group alive
+        gc.collect()  # wrapped models are reference cycles that keep the group alive
         distributed.barrier()
         distributed.destroy_process_group()
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm info`: what is in a checkpoint, without loading it."""
+"""`hf-frozen-llm info`: describe a checkpoint without loading it."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ UNKNOWN = "unknown"
 
 def describe_checkpoint(name_or_path: str) -> dict[str, str]:
     """
-    What is in a checkpoint of this package; of its weights, the names alone are read.
+    Describe a checkpoint of this package; only the names of its weights are read.
 
     Args:
         name_or_path (`str`): folder or Hub id.
 
     Returns:
-        `dict[str, str]`: by what it is: model, host, LLM, its licence, layer, whether it is included, fingerprint,
+        `dict[str, str]`: model, host, LLM and its licence, layer, whether the layer is included, fingerprint,
             parameters and FLOPs.
 
     Raises:
@@ -36,8 +36,8 @@ def describe_checkpoint(name_or_path: str) -> dict[str, str]:
     config: Any = AutoConfig.from_pretrained(name_or_path)
     if not isinstance(config, WithLLMBlockConfigMixin):
         raise ValueError(
-            f"{name_or_path} is a {config.model_type}, no model with an LLM block. Folders of `hf-frozen-llm train` "
-            "and of save_pretrained are."
+            f"{name_or_path} is a {config.model_type}, not a model of this package. Give a folder that "
+            "`hf-frozen-llm train` or save_pretrained wrote."
         )
     model = build_on_meta(config)
     host = getattr(config, "vision_config", config)
@@ -85,7 +85,7 @@ def weight_names(name_or_path: str) -> list[str]:
 
 
 def find_licence(llm: str | None) -> str:
-    """What the LLM's model card says; `"unknown"` where there is none, or the Hub cannot be asked."""
+    """Return the licence in the LLM's model card; `"unknown"` without a card or a connection to the Hub."""
     if llm is None:
         return UNKNOWN
     path = Path(llm)

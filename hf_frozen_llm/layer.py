@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm layer`: what a language model offers, and one layer of it as a small folder of its own."""
+"""`hf-frozen-llm layer`: describe a language model, and write some of its layers to a small folder."""
 
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from hf_frozen_llm.modeling.llm_layer import LLMLayers, build_llm_layers
 
 def describe_llm(name_or_path: str, layer_index: int = -1, revision: str | None = None) -> dict[str, str]:
     """
-    What a language model offers. Of its weights, headers alone are read, and of a `.bin` file its names and shapes.
+    Describe a language model. Only the headers of its weights are read; of a `.bin` file, names and shapes.
 
     Args:
         name_or_path (`str`): Hub id, folder or `.gguf` file, as `llm_block.llm_name_or_path`.
@@ -25,7 +25,7 @@ def describe_llm(name_or_path: str, layer_index: int = -1, revision: str | None 
         revision (`str`, *optional*): branch, tag or commit.
 
     Returns:
-        `dict[str, str]`: by what it is: family, layers, hidden size, the layer's parameters, bytes and types, licence.
+        `dict[str, str]`: family, layers, hidden size, the layer's parameters, bytes and types, licence.
 
     Raises:
         `OSError`: if it cannot be reached or holds no weights.
@@ -52,8 +52,8 @@ def extract_layers(
     name_or_path: str, layer_index: Sequence[int], output: str | Path, revision: str | None = None
 ) -> None:
     """
-    Writes layers of a language model, and its final norm, into a folder that is accepted in its place: its whole
-    configuration, and these tensors by their published names, as they are stored (out of a GGUF file: in float32).
+    Write layers of a language model and its final norm into a folder that replaces the language model: its whole
+    configuration, and these tensors under their published names, in their stored types (from a GGUF file: float32).
 
     Args:
         name_or_path (`str`): Hub id, folder or `.gguf` file.
@@ -77,7 +77,7 @@ def extract_layers(
         modules.append((str(built.final_norm_path), built.final_norm))
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
         tensors = {}
-        for path, module in modules:  # each as a model would read it, so that both find it in the cache
+        for path, module in modules:  # in the same order as a model reads them, so that the cache serves both
             keys = list(find_layer_keys(checkpoint, built, path, module).values())
             checkpoint.prefetch(keys)
             tensors.update({key: checkpoint.read(key).contiguous() for key in keys})
@@ -101,8 +101,8 @@ def extract_layers(
 
 
 def find_layer_keys(checkpoint: LLMCheckpoint, built: LLMLayers, path: str, module: torch.nn.Module) -> dict[str, str]:
-    """From names below the module's path to keys of the checkpoint."""
+    """Return the keys of the checkpoint by the names below the module's path."""
     keys = find_keys(checkpoint, path, set(module.state_dict()), built.llm.base_model_prefix, lambda: built.llm)
     if not keys:
-        raise ValueError(f"{checkpoint.name_or_path} holds no tensors of {path}: the checkpoint lacks that layer.")
+        raise ValueError(f"{checkpoint.name_or_path} has no tensors of {path}: the checkpoint lacks that layer.")
     return keys

@@ -90,7 +90,7 @@ def test_licence_without_a_card(llm, tmp_path):
 
 def test_other_checkpoints_are_refused(tmp_path):
     ViTModel(ViTConfig(**SIZES)).save_pretrained(tmp_path / "vit")
-    with pytest.raises(ValueError, match="is a vit, no model with an LLM block"):
+    with pytest.raises(ValueError, match="is a vit, not a model of this package"):
         describe_checkpoint(str(tmp_path / "vit"))
     with pytest.raises(OSError, match="nowhere"):
         describe_checkpoint(str(tmp_path / "nowhere"))

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The recipe keys that say where data comes from, the same for every task."""
+"""The recipe keys of data that are the same for every task."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from typing import ClassVar
 @dataclass
 class DataArguments:
     """
-    Where data comes from, whatever it is.
+    The source of the data of any task.
 
     Args:
         dataset_name (`str`):
@@ -24,7 +24,7 @@ class DataArguments:
         streaming (`bool`, *optional*, defaults to `False`):
             Whether the data is read while training instead of downloaded before. Needs `max_steps`.
         shuffle_buffer_size (`int`, *optional*, defaults to 10000):
-            How many streamed training examples are held to draw from.
+            Size of the buffer from which streamed training examples are drawn.
         max_train_samples (`int`, *optional*):
             Train on this many examples: a random, always equal choice; the first ones of a stream.
         max_eval_samples (`int`, *optional*):

@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 Op = Callable[[torch.Tensor, float], torch.Tensor]
 
-# The operations of timm's "increasing" RandAugment, with its ranges: the stronger, the farther from the original. Some
-# go either way. Frames `(frames, 3, height, width)` are in 0…1, and strengths from 0 to 1.
+# The operations of timm's "increasing" RandAugment, with its ranges: a greater strength is farther from the original.
+# Factors and moves have two directions. Frames `(frames, 3, height, width)` are in 0…1, and strengths from 0 to 1.
 ENHANCEMENTS = ("auto_contrast", "equalize", "invert", "posterize", "solarize", "solarize_add")
 FACTORS = ("saturation", "contrast", "brightness", "sharpness")
 MOVES = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
 def enhance(frames: torch.Tensor, name: str, strength: float) -> torch.Tensor:
-    """One of the operations that change colours in one way."""
+    """Apply an operation that changes colours in one direction."""
     import kornia.enhance as K
 
     if name == "auto_contrast":
@@ -41,7 +41,7 @@ def enhance(frames: torch.Tensor, name: str, strength: float) -> torch.Tensor:
 
 
 def change_by_factor(frames: torch.Tensor, name: str, factor: float) -> torch.Tensor:
-    """One of the operations that blend with a grey, mean, black or blurred picture; 1 is the original."""
+    """Blend with a grey, mean, black or blurred image; a factor of 1 is the original."""
     import kornia.enhance as K
 
     change: dict[str, Op] = {
@@ -54,7 +54,7 @@ def change_by_factor(frames: torch.Tensor, name: str, factor: float) -> torch.Te
 
 
 def move(frames: torch.Tensor, name: str, amount: float, fill: torch.Tensor) -> torch.Tensor:
-    """Turns, shears or shifts; `amount` lies between -1 and 1. What comes from outside has the colour `fill`."""
+    """Rotate, shear or translate; `amount` lies between -1 and 1. Pixels from outside have the colour `fill`."""
     import kornia.geometry.transform as K
 
     height, width = frames.shape[-2:]
@@ -80,15 +80,15 @@ def rand_augment(
     clips: torch.Tensor, num_ops: int, magnitude: float, fill: torch.Tensor, rng: np.random.Generator
 ) -> torch.Tensor:
     """
-    RandAugment ("RandAugment: Practical automated data augmentation with a reduced search space", NeurIPS 2020) as
-    timm has it: `rand-m{magnitude}-n{num_ops}-mstd0.5-inc1`.
+    Apply RandAugment ("RandAugment: Practical automated data augmentation with a reduced search space", NeurIPS
+    2020) as timm does: `rand-m{magnitude}-n{num_ops}-mstd0.5-inc1`.
 
     Args:
         clips (`torch.Tensor` of shape `(batch, frames, 3, height, width)`): in 0…1.
         num_ops (`int`): operations drawn for each clip; each is done with a chance of 1/2.
         magnitude (`float`): mean strength, from 0 to 10; the standard deviation is 0.5.
-        fill (`torch.Tensor` of shape `(3, 1, 1)`): colour of what lies outside.
-        rng (`np.random.Generator`): what is drawn from.
+        fill (`torch.Tensor` of shape `(3, 1, 1)`): colour of pixels from outside.
+        rng (`np.random.Generator`): generator of the random numbers.
 
     Returns:
         `torch.Tensor`: new clips.
@@ -136,7 +136,7 @@ def draw_crop(
 
 
 def draw_box(height: int, width: int, share: float, ratio: float, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A box of this share of the area and this ratio of height and width, cut where it is too large."""
+    """Draw a box of this share of the area and this ratio of height and width, at most the image."""
     h = min(height, round(math.sqrt(share * height * width * ratio)))
     w = min(width, round(math.sqrt(share * height * width / ratio)))
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
@@ -145,7 +145,7 @@ def draw_box(height: int, width: int, share: float, ratio: float, rng: np.random
 
 def erase_randomly(clips: torch.Tensor, chance: float, rng: np.random.Generator) -> torch.Tensor:
     """
-    Replaces a box of normalised clips, the same one in all frames, by normal noise ("Random Erasing Data
+    Replace a box of normalised clips, the same one in all frames, by normal noise ("Random Erasing Data
     Augmentation", AAAI 2020; with timm's ranges: 2 % to 1/3 of the area, ratio 0.3 to 3.3).
     """
     clips = clips.clone()
@@ -168,8 +168,8 @@ def mix(
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Mixup ("mixup: Beyond Empirical Risk Minimization", ICLR 2018) or CutMix ("CutMix", ICCV 2019) of every clip with
-    the one at its place from the end of the batch, all with the same share; with both, one of the two is drawn.
+    Mix every clip with the one at its place from the end of the batch, all with the same share, by Mixup ("mixup:
+    Beyond Empirical Risk Minimization", ICLR 2018) or CutMix ("CutMix", ICCV 2019); with both, one of them is drawn.
 
     Returns:
         `tuple`: new clips, and the share of every label, of shape `(batch, num_labels)`.

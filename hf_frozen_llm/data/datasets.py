@@ -21,7 +21,7 @@ Example: TypeAlias = dict[str, Any]
 
 
 def find_local(args: DataArguments) -> Path | None:
-    """Return the file or folder that `dataset_name` says, or `None` if it is a Hub id."""
+    """Return the file or folder named `dataset_name`, or `None` if it is a Hub id."""
     path = Path(args.dataset_name).expanduser()
     if path.exists():
         return path
@@ -44,7 +44,7 @@ def load_rows(args: DataArguments, split: str) -> HFDataset:
     try:
         return datasets.load_dataset(source, split=split, streaming=args.streaming, **options)
     except ValueError as error:
-        # datasets names the splits there are
+        # the message of datasets names the existing splits
         raise ValueError(f"{args.dataset_name} [{split}] could not be loaded: {error}") from error
 
 
@@ -118,7 +118,7 @@ class TransformedDataset(torch.utils.data.Dataset):
         self.rows = rows
         self.transform = transform
         self.numbered = numbered
-        # Shared memory, so that it reaches loader processes that live longer than an epoch.
+        # Shared memory reaches persistent loader processes.
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -170,7 +170,7 @@ class StreamingTransformedDataset(torch.utils.data.IterableDataset):
                     examples = [{**example, "row": number * num_workers + worker} for example in examples]
                 yield from examples
             if number < 0:
-                # More loader processes than shards: nothing to repeat in this one.
+                # With more loader processes than shards, this one has nothing to repeat.
                 return
 
 

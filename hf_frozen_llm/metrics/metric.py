@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What a metric is called, and which direction is better."""
+"""The description of a metric: its name and its direction."""
 
 from dataclasses import dataclass
 

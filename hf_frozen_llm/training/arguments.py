@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The keys of a recipe that are this package's own and no task's; all others are `transformers.TrainingArguments`."""
+"""The keys of a recipe that belong neither to a task nor to `transformers.TrainingArguments`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,11 +10,11 @@ from hf_frozen_llm.tasks import TASKS, find_task
 @dataclass
 class ModelArguments:
     """
-    Which model is trained. Its sizes stand in the groups `host` and `llm_block`.
+    The model to train. Its sizes stand in the groups `host` and `llm_block`.
 
     Args:
         task (`str`, *optional*, defaults to `"image-classification"`):
-            What the model is trained for: a name in `hf_frozen_llm.tasks.TASKS`.
+            Task of the model: a name in `hf_frozen_llm.tasks.TASKS`.
         model_type (`str`, *optional*, defaults to `"vit_with_llm_block"`):
             The model type of the configuration, one of the task's `models`. The host of a `"vision_with_llm_block"` is
             any vision encoder, which `host.model_type` or `host.name_or_path` names. With `llm_block: null` the model
@@ -50,7 +50,7 @@ class ModelArguments:
 @dataclass
 class RunArguments:
     """
-    What `TrainingArguments` does not know about a run.
+    Settings of a run that `TrainingArguments` does not have.
 
     Args:
         base_learning_rate (`float`, *optional*):
@@ -105,7 +105,7 @@ class RunArguments:
 @dataclass
 class EvaluationArguments:
     """
-    What `hf-frozen-llm evaluate` takes besides the keys of a recipe.
+    Arguments of `hf-frozen-llm evaluate` besides the keys of a recipe.
 
     Args:
         recipe (`str`, *optional*):
@@ -113,7 +113,7 @@ class EvaluationArguments:
         split (`str`, *optional*):
             Split to evaluate on. By default `eval_split`.
         output_file (`str`, *optional*):
-            Where the results are written. By default `eval_results.json` beside the model.
+            File for the results. By default `eval_results.json` beside the model.
     """
 
     recipe: str | None = None

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Values of YAML files and of flags, cast to the types of the fields they are for."""
+"""Cast values of YAML files and flags to the types of their fields."""
 
 import enum
 import re
@@ -11,7 +11,7 @@ import yaml
 
 
 class RecipeLoader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML alone reads `1e-3` as a string."""
+    """Read numbers as YAML 1.2 does: PyYAML alone reads `1e-3` as a string."""
 
 
 RecipeLoader.add_implicit_resolver(
@@ -25,7 +25,7 @@ def construct(node: yaml.Node) -> Any:
 
 
 def cast(key: str, annotation: Any, node: yaml.Node, where: str) -> Any:
-    """Casts a YAML node to the annotation of the field `key`, or refuses."""
+    """Cast a YAML node to the annotation of the field `key`, or refuse it."""
     value = construct(node)
     choices = flatten(annotation)
     if value is None and types.NoneType in choices:
@@ -76,7 +76,7 @@ def cast_to(choice: Any, node: yaml.Node, value: Any) -> Any:
         if not isinstance(value, bool):
             return float(value)
     elif origin is str:
-        # The text itself: YAML reads `no` as false and `010` as 8.
+        # The text itself, because YAML reads `no` as false and `010` as 8.
         return node.value
     elif isinstance(origin, type) and issubclass(origin, enum.Enum):
         return origin(node.value).value

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm evaluate`: a saved model on labelled data."""
+"""`hf-frozen-llm evaluate`: evaluate a saved model on a split of a data set."""
 
 import json
 import tempfile
@@ -19,14 +19,14 @@ from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_e
 from hf_frozen_llm.training.train import count_parameters
 
 
-# Keys of the data that the saved model was trained on alone.
+# Keys that concern training data only.
 TRAINING_KEYS = {"train_split", "shuffle_buffer_size", "max_train_samples"}
 
 
 def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
-    Evaluates a saved model, prints the results and writes them beside the model (into the current folder for a model
-    from the Hub).
+    Evaluate a saved model, print the results and write them beside the model (into the current folder for a model from
+    the Hub).
 
     Args:
         model_name_or_path (`str`):
@@ -35,7 +35,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             Flags: the fields of [`EvaluationArguments`] and the keys of a recipe.
 
     Returns:
-        `dict[str, Any]`: what was written.
+        `dict[str, Any]`: the content of the written file.
     """
     recipe = read_evaluation_recipe(model_name_or_path, overrides)
     evaluation_args = recipe.arguments(EvaluationArguments)
@@ -69,7 +69,7 @@ def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) ->
     """Return the recipe that is named, or the one the model was trained by, or flags alone."""
     config = AutoConfig.from_pretrained(model_name_or_path)
     task = find_task(config.model_type)
-    overrides = ["--task", task.name, *overrides]  # which keys there are depends on it
+    overrides = ["--task", task.name, *overrides]  # the valid keys depend on it
     extra = [EvaluationArguments]
     flags = read_recipe(None, overrides, extra)
     known = evaluation_keys(task)
@@ -83,7 +83,7 @@ def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) ->
         recipe = recipe_from_dict(settings, overrides, str(trained), extra)
     else:
         recipe = flags
-    # The saved model is what it is; the LLM that a light one reads may have moved.
+    # Only the place of the LLM that a light model reads may change.
     recipe.host, recipe.lora, recipe.llm_block = {}, None, flags.llm_block
     return recipe
 
@@ -101,7 +101,7 @@ def check_evaluation_flags(flags: Recipe, known: set[str]) -> None:
     useless = [*(given - known), *(f"host.{name}" for name in flags.host), *(f"llm_block.{name}" for name in changed)]
     if useless:
         raise ValueError(
-            f"Command line: evaluate makes no use of {', '.join(f'--{name}' for name in sorted(useless))}; the saved "
-            f"model and its processor are evaluated as they are. It takes {', '.join(sorted(known))}, "
+            f"Command line: evaluate does not use {', '.join(f'--{name}' for name in sorted(useless))}; it evaluates "
+            f"the saved model and its processor unchanged. It takes {', '.join(sorted(known))}, "
             "llm_block.llm_name_or_path and llm_block.llm_revision."
         )

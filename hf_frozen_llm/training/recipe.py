@@ -24,7 +24,7 @@ from hf_frozen_llm.training.casting import RecipeLoader, cast, construct
 
 
 GROUPS = ("llm_block", "host", "lora")
-# Folders of other settings beside the recipes.
+# Folders that hold other settings than recipes.
 NO_RECIPES = ("accelerate", "variants")
 
 
@@ -51,20 +51,20 @@ class Recipe:
     lora: dict[str, Any] | None = None
 
     def arguments(self, cls: type, **defaults: Any) -> Any:
-        """Builds one of the argument dataclasses; `defaults` stand where the recipe says nothing."""
+        """Build one of the argument dataclasses; `defaults` replace its own where the recipe has no value."""
         names = {field.name for field in dataclasses.fields(cls)}
         given = {key: value for key, value in self.values.items() if key in names}
         return cls(**{**defaults, **given})
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings, without tokens: they are written beside the model."""
+        """Return all settings except access tokens, because they are written beside the model."""
         values = {key: value for key, value in self.values.items() if not key.endswith("_token")}
         return {**values, "llm_block": self.llm_block, "host": self.host, "lora": self.lora}
 
 
 def read_recipe(path: str | Path | None, overrides: Sequence[str] = (), extra: Sequence[type] = ()) -> Recipe:
     """
-    Reads a recipe and applies command-line overrides.
+    Read a recipe and apply command-line overrides.
 
     Args:
         path (`str` or `Path`, *optional*):
@@ -83,7 +83,7 @@ def read_recipe(path: str | Path | None, overrides: Sequence[str] = (), extra: S
 
 
 def read_entries(file: Path) -> dict[str, tuple[yaml.Node, str]]:
-    """What a recipe says, and below it what its `base` says: another recipe of which it changes a few keys."""
+    """Read the entries of a recipe, and those of its `base`, another recipe of which it changes a few keys."""
     entries: dict[str, tuple[yaml.Node, str]] = {}
     add_entries(entries, compose(file.read_text(encoding="utf-8"), str(file)), str(file))
     if "base" not in entries:
@@ -101,7 +101,7 @@ def read_entries(file: Path) -> dict[str, tuple[yaml.Node, str]]:
 
 
 def recipe_from_dict(settings: dict[str, Any], overrides: Sequence[str], source: str, extra: Sequence[type]) -> Recipe:
-    """Like [`read_recipe`], from what [`Recipe.to_dict`] gave."""
+    """Build a recipe from the settings that [`Recipe.to_dict`] returned."""
     entries: dict[str, tuple[yaml.Node, str]] = {}
     add_entries(entries, compose(yaml.safe_dump(settings), source), source)
     add_overrides(entries, overrides)
@@ -158,7 +158,7 @@ def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence
         key, equals, text = flag[2:].partition("=")
         key = key.replace("-", "_")
         if not equals:
-            # A flag alone switches on, as in `--resume`.
+            # A flag without a value is true: `--resume`.
             text = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
         where = f"command line, --{key}"
         group = key.partition(".")[0]
@@ -223,7 +223,7 @@ def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type
 
 
 def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> dict[str, Any]:
-    """Names and types of the keys of the group `host`: the fields of the host's configuration, and what names it."""
+    """Return names and types of the keys of the group `host`: fields of the host's configuration, and its name."""
     keys: dict[str, Any] = {"name_or_path": str | None, "revision": str | None}
     config_class: type | None = CONFIG_MAPPING[model_type]
     if model_type == "vision_with_llm_block":
@@ -234,7 +234,7 @@ def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> d
 
 
 def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
-    """The configuration class of the host that the group `host` names; `None` if it only says where a host lies."""
+    """Return the configuration class of the host; `None` if it is a published one alone."""
     if "host.model_type" in entries:
         host_type = cast("host.model_type", str, *entries["host.model_type"])
         problem = f"{entries['host.model_type'][1]}: `host.model_type` is {host_type!r}"
@@ -244,7 +244,7 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
         config_class = CONFIG_MAPPING[host_type]
         if "vision_config" in config_class.sub_configs:
             raise ValueError(
-                f"{problem}, a model of more than images. Name its vision encoder, such as 'clip_vision_model'."
+                f"{problem}, which has more than a vision encoder. Name the encoder alone, such as 'clip_vision_model'."
             )
         return config_class
     name_or_path = None
@@ -257,7 +257,7 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
             "facebook/dinov2-small`) to start from a published one."
         )
     if {key for key in entries if key.startswith("host.")} <= {"host.name_or_path", "host.revision"}:
-        return None  # a recipe without fields to check can be read where the host is not
+        return None  # without fields to check, the host need not be reachable
     revision = cast("host.revision", str | None, *entries["host.revision"]) if "host.revision" in entries else None
     published = AutoConfig.from_pretrained(name_or_path, revision=revision)
     return type(vision_config_of(published))

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The record of a run: a JSON file beside the model."""
+"""Write the results of a run: a JSON file beside the model."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def collect_versions() -> dict[str, str]:
 
 
 def find_git_revision() -> str | None:
-    """The commit of the checkout this package runs from, with `-dirty` if it was changed; `None` outside of one."""
+    """Return the commit of this package's checkout, with `-dirty` if it was changed; `None` outside a checkout."""
     root = Path(hf_frozen_llm.__file__).resolve().parents[1]
     try:
         top, commit, changes = (
@@ -48,7 +48,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Writes a file that is there as a whole or not at all."""
+    """Write a JSON file atomically: readers see the old file or the whole new one."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "w", encoding="utf-8") as file:
@@ -60,6 +60,6 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def print_facts(facts: dict[str, str]) -> None:
-    """A line for each, in two columns."""
+    """Print one line for each fact, in two columns."""
     width = max(map(len, facts))
     print("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))

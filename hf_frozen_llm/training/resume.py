@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Resuming: which of Trainer's `checkpoint-<n>` folders a run can go on from, and whether it is the same run."""
+"""Resume a run: find a complete `checkpoint-<n>` folder of Trainer, and check that it belongs to the same run."""
 
 import json
 import re
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# What a resumed run may change unasked: where things lie, what is logged, saved and evaluated, how data is loaded.
+# Keys that a resumed run may change: paths, logging, saving, evaluation, data loading.
 MAY_CHANGE = {
     *("output_dir", "resume", "resume_changes", "resume_from_checkpoint", "projection_learning_rate_scale"),
     *("eval_split", "max_eval_samples", "per_device_eval_batch_size", "metric_for_best_model", "greater_is_better"),
@@ -39,13 +39,13 @@ MAY_NOT_CHANGE = {"dataloader_drop_last"}
 
 
 def find_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The checkpoint folders, the latest first, complete or not."""
+    """Return all checkpoint folders, the latest first, complete or not."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(folders, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
 
 
 def last_complete_checkpoint(output_dir: str | Path, world_size: int = 1) -> Path | None:
-    """The latest checkpoint that was written to its end; the others are named in a warning."""
+    """Return the latest complete checkpoint; a warning names incomplete ones."""
     for folder in find_checkpoints(output_dir):
         defect = find_defect(folder, world_size)
         if defect is None:
@@ -55,7 +55,7 @@ def last_complete_checkpoint(output_dir: str | Path, world_size: int = 1) -> Pat
 
 
 def find_defect(folder: str | Path, world_size: int = 1) -> str | None:
-    """What is missing in a checkpoint folder, or `None`. Trainer writes the weights first and its state last."""
+    """Return what a checkpoint folder lacks, or `None`. Trainer writes the weights first and its state last."""
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder."
@@ -89,10 +89,10 @@ def find_defect(folder: str | Path, world_size: int = 1) -> str | None:
 
 
 def find_checkpoint_to_resume(args: TrainingArguments, run_args: RunArguments) -> Path | None:
-    """Return the checkpoint that the arguments ask to go on from; refuse an `output_dir` of another run."""
+    """Return the checkpoint to resume from, if any; refuse an `output_dir` with checkpoints of another run."""
     output_dir = str(args.output_dir)
     if (args.fsdp or args.deepspeed) and (run_args.resume or args.resume_from_checkpoint is not None):
-        raise ValueError("resume knows the checkpoints of one process and of DDP, not those of fsdp and deepspeed.")
+        raise ValueError("resume supports the checkpoints of one process and of DDP, not those of fsdp and deepspeed.")
     if args.resume_from_checkpoint is not None and str(args.resume_from_checkpoint).lower() not in ("true", "false"):
         defect = find_defect(args.resume_from_checkpoint, args.world_size)
         if defect is not None:
@@ -132,8 +132,8 @@ def flatten_settings(run: "Run") -> dict[str, Any]:
 
 def check_same_run(checkpoint: Path, run: "Run") -> None:
     """
-    Refuse to go on with another run than the checkpoint's, which Trainer does not check. As the checkpoint does not
-    hold the LLM layer, the one read now must be the one it was trained with.
+    Refuse to resume from the checkpoint of another run, which Trainer does not check. The checkpoint does not hold the
+    LLM layer, so the layer read now must be the one that the checkpoint was trained with.
     """
     file = checkpoint / RECIPE_FILE
     if not file.is_file():
@@ -157,7 +157,7 @@ def check_same_run(checkpoint: Path, run: "Run") -> None:
     allowed = {name.strip() for name in (run.settings.run_args.resume_changes or "").split(",") if name.strip()}
     if unknown := sorted(allowed - {*before, *now}):
         raise ValueError(f"resume_changes names {', '.join(unknown)}, which no run has.")
-    # Versions of transformers differ in the keys that they have.
+    # Only shared keys: versions of transformers have different ones.
     changed = [name for name in before if name in now and before[name] != now[name]]
     refused = [name for name in changed if not (name in allowed or may_change(name))]
     if refused:

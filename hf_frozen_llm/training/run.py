@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""A run: what a recipe or a saved model is made into, before it is trained, evaluated, used or checked."""
+"""Build a run, from a recipe or from a saved model: what training, evaluation, prediction and checks start with."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_res
 from hf_frozen_llm.training.trainer import TaskTrainer
 
 
-# The fields of TrainingArguments that say how to evaluate.
+# The fields of TrainingArguments that matter for evaluation.
 EVALUATION_TRAINER_KEYS = {
     *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_prefetch_factor", "use_cpu", "ddp_backend"),
     *("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "torch_compile", "torch_compile_backend"),
@@ -195,7 +195,7 @@ def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
         report_to="none",
         **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},
     )
-    # A light model reads its LLM layer again, from another place if a flag says so.
+    # A light model reads its LLM layer again; a flag may give another place.
     moved = {"llm_block": recipe.llm_block} if recipe.llm_block else {}
     model: Any = task_class.models[config.model_type].from_pretrained(saved_model, **moved)
     task = task_class(settings.data_args, task_class.load_processor(saved_model), model.config)
@@ -227,7 +227,7 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         TrainingArguments,
         data_seed=values.get("seed", TrainingArguments.seed),
         dataloader_pin_memory=pins_memory(settings.recipe),
-        # Hosts may hold what a classifier makes no use of: DINOv2's mask token, SigLIP's pooling head.
+        # Hosts may have parameters that a classifier does not use: DINOv2's mask token, SigLIP's pooling head.
         ddp_find_unused_parameters=settings.model_args.model_type == "vision_with_llm_block",
         greater_is_better=main_metric.greater_is_better if compares_main_metric else None,
         remove_unused_columns=False,

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm train`: a recipe run by the Trainer of transformers."""
+"""`hf-frozen-llm train`: train the model of a recipe with the Trainer of transformers."""
 
 import json
 import time

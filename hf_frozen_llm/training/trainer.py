@@ -129,7 +129,7 @@ class TaskTrainer(Trainer):
         if hasattr(self, "model_preparation_time"):
             metrics["model_preparation_time"] = self.model_preparation_time
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        no_arrays: Any = None  # records are what is predicted
+        no_arrays: Any = None  # predictions are records
         return EvalLoopOutput(predictions=no_arrays, label_ids=None, metrics=metrics, num_samples=num_samples)
 
     def collect_records(self, predict: Predict, dataloader: DataLoader) -> list[Record]:

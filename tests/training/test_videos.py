@@ -148,7 +148,7 @@ def test_real_clips():
         assert len(prepare(train, content, seed=0)) == 2
 
 
-def test_a_file_without_pictures(tmp_path):
+def test_a_file_without_a_video_stream(tmp_path):
     import av
 
     with av.open(str(tmp_path / "sound.wav"), "w") as container:
@@ -157,7 +157,7 @@ def test_a_file_without_pictures(tmp_path):
         frame.rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(ValueError, match="the file has no pictures"):
+    with pytest.raises(ValueError, match="the file has no video stream"):
         prepare(VideoDataArguments("x"), {"path": str(tmp_path / "sound.wav"), "bytes": None})
 
 
@@ -404,5 +404,5 @@ def test_evaluation_takes_the_settings_of_the_run(run):
     main(["evaluate", str(run / "run"), "--num_segments", "1", "--num_crops", "1"])
     single = json.loads((run / "run" / "eval_results.json").read_text())["metrics"]
     assert single["eval_loss"] != evaluated["eval_loss"]
-    with pytest.raises(ValueError, match="makes no use of --mixup_alpha"):
+    with pytest.raises(ValueError, match="does not use --mixup_alpha"):
         main(["evaluate", str(run / "run"), "--mixup_alpha", "1"])

@@ -57,7 +57,7 @@ def find_image_size(
     config_size: int | Sequence[int],
 ) -> int | Sequence[int]:
     """
-    The size of the images that the model sees.
+    Return the size of the images that the model sees.
 
     Args:
         args ([`ImageDataArguments`]):
@@ -86,7 +86,7 @@ def find_image_size(
 def build_image_processor(
     args: "ImageDataArguments", image_size: int | Sequence[int], published: Mapping[str, Any] | None
 ) -> ViTImageProcessorPil:
-    """The processor that is saved with the model; the `published` host's mean and deviation are kept."""
+    """Return the processor that is saved with the model; it keeps the `published` host's mean and deviation."""
     height, width = to_height_and_width(image_size)
     figures = (
         {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD} if published is None else published

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Labelled clouds of points from the Hub, parquet files, or files of ScanObjectNN, ModelNet40 and the like."""
+"""Read labelled point clouds: from the Hub, parquet files, or files of ScanObjectNN, ModelNet40 and the like."""
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ def load_clouds(args: "PointDataArguments", split: str, with_targets: bool) -> H
             "coordinates alone. Set points_column to another column, or leave out what is not a coordinate."
         )
     if args.max_points is not None:
-        features = None  # a stream may not know its own
+        features = None  # a stream may not know its features
         if dataset.features is not None:
             points = datasets.Array2D((args.max_points, 3), "float32")
             features = datasets.Features({**dataset.features, args.points_column: points})
@@ -55,7 +55,7 @@ def load_clouds(args: "PointDataArguments", split: str, with_targets: bool) -> H
 
 
 def load_npz(args: "PointDataArguments", file: Path, split: str) -> datasets.Dataset:
-    """Rows of the arrays `points` and `label` for which `split` says this one; `classes` names the labels."""
+    """Read the rows of the arrays `points` and `label` whose `split` is this one; `classes` names the labels."""
     where = f"{args.dataset_name} [{split}]"
     with np.load(file, allow_pickle=False) as content:
         missing = {"points", "label", "split"} - set(content)
@@ -72,8 +72,8 @@ def load_npz(args: "PointDataArguments", file: Path, split: str) -> datasets.Dat
 
 def load_h5(args: "PointDataArguments", folder: Path, split: str) -> datasets.Dataset:
     """
-    Clouds of one or several `.h5` files, as ScanObjectNN and ModelNet40 (`modelnet40_ply_hdf5_2048`) have them; the
-    classes are named in `shape_names.txt`, if that is there.
+    Read point clouds of one or several `.h5` files of ScanObjectNN or ModelNet40 (`modelnet40_ply_hdf5_2048`). The
+    file `shape_names.txt`, if it exists, names the classes.
     """
     where = f"{args.dataset_name} [{split}]"
     files = sorted(folder.glob(split))
@@ -110,8 +110,8 @@ def in_memory(
 
 def find_files(folder: Path, split: str, where: str) -> list[tuple[str, str]] | None:
     """
-    Files of single clouds and their classes: those that ModelNet40's list names (`modelnet40_normal_resampled`), or
-    those below the folder of the split; `None` if there are none.
+    Find files of single point clouds and their classes: those in ModelNet40's list (`modelnet40_normal_resampled`), or
+    those below the folder of the split. Return `None` if there are none.
     """
     if split.endswith(".txt"):
         if not (folder / split).is_file():
@@ -128,7 +128,7 @@ def find_files(folder: Path, split: str, where: str) -> list[tuple[str, str]] | 
 
 
 def load_files(args: "PointDataArguments", files: list[tuple[str, str]]) -> datasets.Dataset:
-    """Reads files of single clouds, once; they are kept in the cache of `datasets` until one of them changes."""
+    """Read files of single point clouds once; the cache of `datasets` keeps them until one of them changes."""
     features = datasets.Features(
         {
             args.points_column: datasets.Array2D((None, 3), "float32"),
@@ -144,7 +144,7 @@ def load_files(args: "PointDataArguments", files: list[tuple[str, str]]) -> data
 
 
 def generate_rows(files: list[tuple[str, str]], columns: tuple[str, str], changes: list[int]) -> Iterator[dict]:
-    """`changes` is when each file was written: another time is another cache."""
+    """Read the files; `changes`, the times at which they were written, only changes the key of the cache."""
     for path, label in files:
         points = read_points(path)
         if points.ndim != 2 or points.shape[1] != 3:
@@ -192,7 +192,7 @@ class PointCloudTransform(ClassificationTransform):
 
 def random_rotations(axis: str, draws: torch.Tensor) -> torch.Tensor:
     """
-    Rotation matrices `(batch, 3, 3)` out of uniform numbers `(batch, 3)`: around an axis, or of all rotations
+    Return rotation matrices `(batch, 3, 3)` from uniform numbers `(batch, 3)`: around an axis, or of all rotations
     uniformly (K. Shoemake, "Uniform random rotations", Graphics Gems III, 1992).
     """
     u, v, w = draws.unbind(1)

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Labelled videos from the Hub, a folder, parquet files or Something-Something's annotations, as clips for a classifier.
+Read lists of annotated videos, decode frames, and cut clips for a classifier.
 
-PyAV reads the files: its wheels bring FFmpeg along, where torchcodec and decord need one that is installed and fits.
+PyAV reads the files: its wheels include FFmpeg, whereas torchcodec and decord need an installed one that fits.
 """
 
 import csv
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from hf_frozen_llm.tasks.video_classification import VideoDataArguments
 
 INSTALL = "pip install 'hf_frozen_llm[video]'"
-# Folder of Something-Something V2's videos as they are published.
+# Folder of the published videos of Something-Something V2.
 SSV2_FOLDER = "20bn-something-something-v2"
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
     """
-    Reads a list of video files and their labels.
+    Read a list of video files and their labels.
 
     Args:
         args ([`VideoDataArguments`]):
@@ -112,7 +112,7 @@ def build_video_processor(
                 host["name_or_path"], revision=host.get("revision")
             )
         except OSError:
-            published = {}  # a converted checkpoint; those of the released code have ImageNet's
+            published = {}  # a converted checkpoint: the released code uses the figures of ImageNet
     return VideoMAEImageProcessorPil(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
@@ -126,8 +126,8 @@ def choose_frames(
     args: "VideoDataArguments", total: int, num_frames: int, segment: int = 0, draw: np.ndarray | None = None
 ) -> np.ndarray:
     """
-    Which frames of a video are read. `"uniform"` is as in the released code of the paper (`ssv2.py`), `"dense"` as in
-    VideoMAE's for Kinetics.
+    Choose frames of a video: `"uniform"` as the released code of the paper does (`ssv2.py`), `"dense"` as VideoMAE
+    does for Kinetics.
 
     Args:
         args ([`VideoDataArguments`]): their `sampling`, `frame_stride`, `num_segments` and `repeat_frames`.
@@ -166,7 +166,7 @@ def choose_frames(
 
 def read_frames(video: Mapping[str, Any], choose: Callable[[int], np.ndarray]) -> dict[int, Image.Image]:
     """
-    Decodes frames of a video file.
+    Decode frames of a video file.
 
     Args:
         video (`Mapping[str, Any]`): `bytes` of the file, or its `path`.
@@ -182,14 +182,14 @@ def read_frames(video: Mapping[str, Any], choose: Callable[[int], np.ndarray]) -
 
     def open_video() -> Any:
         file = io.BytesIO(video["bytes"]) if video.get("bytes") is not None else video["path"]
-        return av.open(file, metadata_errors="ignore")  # titles in other encodings than UTF-8
+        return av.open(file, metadata_errors="ignore")  # titles may not be in UTF-8
 
     try:
         with open_video() as container:
             if not container.streams.video:
-                raise ValueError("the file has no pictures")
+                raise ValueError("the file has no video stream")
             stated = container.streams.video[0].frames
-            # WebM does not say how many there are; a packet is a frame, but for hidden ones.
+            # WebM headers have no frame count; each packet is a frame, except for hidden ones.
             total = stated or sum(packet.size > 0 for packet in container.demux(video=0))
         wanted = set(choose(total).tolist())
         frames, decoded = decode(open_video, wanted)
@@ -203,7 +203,7 @@ def read_frames(video: Mapping[str, Any], choose: Callable[[int], np.ndarray]) -
 
 
 def decode(open_video: Callable[[], Any], wanted: set[int]) -> tuple[dict[int, Image.Image], int]:
-    """The wanted frames, and how many were decoded: all of them, unless the last wanted one is there."""
+    """Return the wanted frames, and the number of decoded ones: decoding stops at the last wanted frame."""
     frames: dict[int, Image.Image] = {}
     number = -1
     with open_video() as container:
@@ -248,7 +248,7 @@ class VideoTransform(ClassificationTransform):
         return examples
 
     def draw_clips(self, video: Mapping[str, Any], rng: np.random.Generator) -> list[torch.Tensor]:
-        """`samples_per_video` clips of shape `(num_frames, 3, height, width)`, of the same frames."""
+        """Return `samples_per_video` clips of shape `(num_frames, 3, height, width)`, of the same frames."""
         chosen = np.empty(0, int)
         draw = rng.random(self.num_frames)
 
@@ -270,7 +270,7 @@ class VideoTransform(ClassificationTransform):
         return clips
 
     def cut_views(self, video: Mapping[str, Any]) -> torch.Tensor:
-        """`(num_segments * num_crops, num_frames, 3, height, width)`."""
+        """Return all views, `(num_segments * num_crops, num_frames, 3, height, width)`."""
         segments: list[np.ndarray] = []
 
         def choose(total: int) -> np.ndarray:
@@ -283,7 +283,7 @@ class VideoTransform(ClassificationTransform):
         return torch.cat([self.cut(frames, chosen, self.args.num_crops) for chosen in segments])
 
     def cut(self, frames: Mapping[int, Image.Image], chosen: np.ndarray, num_crops: int = 1) -> torch.Tensor:
-        """Squares along the longer side, as the model's processor cuts the middle one: `(num_crops, frames, …)`."""
+        """Cut squares along the longer side as the model's processor cuts the middle one: `(num_crops, frames, …)`."""
         width, height = frames[chosen[0]].size
         short = min(width, height)
         scaled = int(self.size * width / short), int(self.size * height / short)
@@ -306,5 +306,5 @@ class VideoTransform(ClassificationTransform):
 
 
 def to_clip(frames: Sequence[Image.Image]) -> torch.Tensor:
-    """`(frames, 3, height, width)`, 0 to 255."""
+    """Return a tensor `(frames, 3, height, width)` of 0 to 255."""
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(0, 3, 1, 2).contiguous()
