@@ -244,7 +244,7 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
         config_class = CONFIG_MAPPING[host_type]
         if "vision_config" in config_class.sub_configs:
             raise ValueError(
-                f"{problem}, which has more than a vision encoder. Name the encoder alone, such as 'clip_vision_model'."
+                f"{problem}, which has more than a vision encoder. Name that alone, such as 'clip_vision_model'."
             )
         return config_class
     name_or_path = None
