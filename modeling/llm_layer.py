@@ -1,15 +1,14 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Taking decoder layers out of a language model and calling them directly, without causal mask and positions."""
+"""Taking decoder layers out of a language model, and initialising them without its checkpoint."""
 
 import copy
 import inspect
 import re
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -19,7 +18,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.masking_utils import create_bidirectional_mask
+from transformers import initialization as init
 
 from .checkpoint_files import check_quantization
 
@@ -221,140 +220,46 @@ def disable_dropout(layers: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+def init_random_layers(layers: nn.ModuleList, llm: PreTrainedModel) -> None:
+    """
+    Initialise decoder layers as their family does, all modules at once: GPT-2's modules scale their children's weights.
+
+    Args:
+        layers (`nn.ModuleList`): the layers; tensors that are initialised already keep their values.
+        llm (`PreTrainedModel`): the language model on the meta device.
+
+    Raises:
+        `ValueError`: if the family does not initialise some tensor.
+    """
+    tensors = layers.state_dict(keep_vars=True)
+    wanted = {n: t for n, t in tensors.items() if t.is_floating_point() and not hasattr(t, "_is_hf_initialized")}
+    for tensor in wanted.values():
+        tensor.fill_(torch.nan)
+    layers.apply(llm._init_weights)
+    if unset := [name for name, tensor in wanted.items() if tensor.isnan().any()]:
+        raise ValueError(
+            f"weights='random' is not possible for {llm.config.get_text_config(decoder=True).model_type}: its family "
+            f"does not say how to initialise {unset}. Use weights='pretrained', or another language model."
+        )
+    for tensor in tensors.values():
+        tensor._is_hf_initialized = True
+
+
+def init_unit_norm(norm: nn.Module) -> None:
+    """Set a norm's weight to 1, or to 0 in families that store the weight minus one (Gemma), and its bias to 0."""
+    weight = getattr(norm, "weight", None)
+    if weight is not None:
+        probe = copy.deepcopy(norm).float().requires_grad_(False)
+        for parameter in probe.parameters():
+            parameter.zero_()
+        response = probe(torch.linspace(-1, 1, weight.numel(), device=weight.device)[None])
+        init.constant_(weight, 0.0 if response.abs().sum() > 0 else 1.0)
+    if isinstance(bias := getattr(norm, "bias", None), torch.Tensor):
+        init.zeros_(bias)
+
+
 def has_rotary(llm_layers: LLMLayers) -> bool:
     """Whether the language model has rotary positions, in a module of its own or (GPT-J, CodeGen) in the layer."""
     inside = any(hasattr(m, "embed_positions") or hasattr(m, "rotary_dim") for m in llm_layers.layers.modules())
     # Falcon builds a rotary module even where its layers use ALiBi.
     return (llm_layers.rotary is not None or inside) and not getattr(llm_layers.config, "alibi", False)
-
-
-def rotary_embeddings(rotary: nn.Module | None, config: PreTrainedConfig, index: int, num_positions: int) -> Any:
-    """
-    The family's own rotary embeddings at positions 0 to `num_positions - 1`, on the CPU, in the structure that its
-    layers take. Position 0 is the identity rotation, times the family's attention scaling (YaRN, LongRoPE).
-    """
-    if rotary is None:
-        return None
-    kwargs = {}
-    if "layer_type" in inspect.signature(rotary.forward).parameters:
-        kwargs["layer_type"] = config.layer_types[index]
-        if config.rope_parameters.get(config.layer_types[index], {}) is None:
-            return None  # a layer without positions among layers with them
-    positions = torch.arange(num_positions, device="cpu")[None]
-    if hasattr(rotary, "mrope_section"):
-        positions = positions.expand(3, 1, -1)  # time, height and width, equal for the tokens of a text
-    return rotary(torch.zeros(1, num_positions, config.hidden_size, device="cpu"), positions, **kwargs)
-
-
-def attention_bias(
-    attention_mask: torch.Tensor | None, hidden_states: torch.Tensor, causal: bool
-) -> torch.Tensor | None:
-    """
-    The additive mask of `(batch, 1, 1 or tokens, tokens)`, or `None` where every token sees every token.
-
-    Args:
-        attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding.
-        hidden_states (`torch.Tensor` of shape `(batch, tokens, width)`): gives size, device and data type.
-        causal (`bool`): whether a token sees only itself and those before it.
-    """
-    if attention_mask is None and not causal:
-        return None
-    batch, tokens, _ = hidden_states.shape
-    device = hidden_states.device
-    # The lowest number of the narrowest type on the way (eager attention takes its softmax in float32): a lower one
-    # would become -inf there, and a row of nothing but padding NaN.
-    lowest = max(torch.finfo(hidden_states.dtype).min, torch.finfo(torch.float32).min)
-    if torch.is_autocast_enabled(device.type):
-        lowest = max(lowest, torch.finfo(torch.get_autocast_dtype(device.type)).min)
-    masked = torch.zeros(1, 1, 1, tokens, dtype=torch.bool, device=device)
-    if attention_mask is not None:
-        masked = ~attention_mask.to(device=device, dtype=torch.bool)[:, None, None, :]
-    if causal:
-        # A token always sees itself: padding before the first token would otherwise see nothing at all.
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=device).triu(1)
-        masked = (masked | later) & ~torch.eye(tokens, dtype=torch.bool, device=device)
-    return hidden_states.new_zeros(masked.shape).masked_fill(masked, lowest).expand(batch, -1, -1, -1)
-
-
-def _layer_arguments(bias, position_ids, position_embeddings) -> dict[str, Any]:
-    """Everything that a decoder layer of any family may ask for, by the names the families use."""
-    return {
-        "attention_mask": bias,
-        "position_ids": position_ids,
-        "position_embeddings": position_embeddings,
-        "past_key_values": None,
-        "past_key_value": None,
-        "layer_past": None,
-        "use_cache": False,
-        "output_attentions": False,
-        "alibi": None,
-        "position_bias": None,
-        "shared_kv_states": {},  # a layer may put its keys and values there for later ones
-    }
-
-
-def accepted_arguments(layer: nn.Module) -> frozenset[str]:
-    """The arguments of `_layer_arguments` that this layer's `forward` takes."""
-    parameters = inspect.signature(inspect.unwrap(type(layer).forward)).parameters
-    names = set(_layer_arguments(None, None, None)) & set(parameters)
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        names.add("position_embeddings")
-    return frozenset(names)
-
-
-def call_layer(
-    layer: nn.Module,
-    accepted: frozenset[str],
-    config: PreTrainedConfig,
-    hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    causal: bool,
-    position_ids: torch.Tensor,
-    position_embeddings: Any,
-) -> torch.Tensor:
-    """
-    Calls a decoder layer of any family directly.
-
-    Args:
-        layer (`nn.Module`): the layer.
-        accepted (`frozenset[str]`): see [`accepted_arguments`].
-        config (`PreTrainedConfig`): the configuration that the layer's modules hold.
-        hidden_states (`torch.Tensor` of shape `(batch, tokens, width)`): its input.
-        attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding.
-        causal (`bool`): whether a token sees only itself and those before it.
-        position_ids (`torch.Tensor` of shape `(1, tokens)`): all zero without positions.
-        position_embeddings: the rotary embeddings at these positions, in the family's own structure.
-    """
-    batch, tokens, _ = hidden_states.shape
-    if config._attn_implementation in ("eager", "sdpa", None):
-        bias = attention_bias(attention_mask, hidden_states, causal)
-    elif causal:
-        raise ValueError(
-            "attention='causal' works with attn_implementation 'sdpa' or 'eager', not "
-            f"{config._attn_implementation!r}."
-        )
-    else:
-        # In the form that flash or flex attention takes.
-        bias = cast(Any, create_bidirectional_mask(config, hidden_states, attention_mask))
-    arguments = _layer_arguments(bias, position_ids, position_embeddings)
-    if config.model_type == "bloom":
-        arguments["alibi"] = hidden_states.new_zeros(batch * config.n_head, 1, tokens)
-    elif config.model_type == "mpt":
-        arguments["position_bias"] = hidden_states.new_zeros(config.n_heads, 1, tokens)
-        arguments["attention_mask"] = None if bias is None else bias < 0  # True = not seen
-    elif config.model_type in ("falcon", "xglm"):
-        # These insist on a mask, XGLM on one of exactly this shape.
-        bias = hidden_states.new_zeros(batch, 1, 1, tokens) if bias is None else bias
-        arguments["attention_mask"] = bias.expand(batch, 1, tokens, tokens)
-    output = layer(hidden_states, **{name: arguments[name] for name in accepted})
-    return output[0] if isinstance(output, (tuple, list)) else output
-
-
-def expand_positions(position_embeddings: Any, tokens: int, like: torch.Tensor) -> Any:
-    """Rotary embeddings of position 0 repeated for every token, in the device and (if real) data type of `like`."""
-    return tree_map(
-        lambda p: p.to(like.device, like.dtype if p.is_floating_point() else None).expand(
-            p.shape[0], tokens, *p.shape[2:]
-        ),
-        position_embeddings,
-    )
