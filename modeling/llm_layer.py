@@ -34,24 +34,24 @@ FINAL_NORM_NAMES = (
     "layernorm",
     "embedding_norm",
 )
-# Modules with "Attention" in their name that mix tokens by a recurrence instead of a softmax over all of them; Kimi
-# Linear and RecurrentGemma are names of families, which have layers of both kinds.
+# Modules with "Attention" in their name that mix tokens by a recurrence instead of a softmax. Kimi Linear and
+# RecurrentGemma are names of families that have layers of both kinds.
 _NOT_SELF_ATTENTION = re.compile("(?<!Kimi)Linear|Lightning|Rwkv|Recurrent(?!Gemma)|Delta|Mamba")
 
 
 @dataclass
 class LLMLayers:
     """
-    Decoder layers of a language model, and what is needed to load and call them.
+    Decoder layers of a language model, and the modules and paths that loading and calling them requires.
 
     Args:
         llm (`PreTrainedModel`): the language model on the meta device, with all its layers.
-        stack_path (`str`): where its layers are, such as `layers` or `decoder.layers`.
-        indices (`list[int]`): the layers taken, counted from 0.
-        layers (`nn.ModuleList`): those layers.
-        final_norm (`nn.Module`, *optional*): the norm after its last layer.
-        final_norm_path (`str`, *optional*): where that norm is.
-        rotary (`nn.Module`, *optional*): its rotary embedding, on the CPU.
+        stack_path (`str`): path of its stack of layers, such as `layers` or `decoder.layers`.
+        indices (`list[int]`): indices of the layers taken out, from 0.
+        layers (`nn.ModuleList`): the layers taken out.
+        final_norm (`nn.Module`, *optional*): the language model's norm after its last layer.
+        final_norm_path (`str`, *optional*): path of that norm.
+        rotary (`nn.Module`, *optional*): the language model's rotary embedding, on the CPU.
     """
 
     llm: PreTrainedModel
@@ -71,7 +71,7 @@ class LLMLayers:
 
 
 def has_sdpa(llm_config: PreTrainedConfig) -> bool:
-    """Whether the family's layers give the same with SDPA: not those with ALiBi, sinks, or soft-capped scores."""
+    """Return whether SDPA gives the same results: not in families with ALiBi, sinks, or soft-capped scores."""
     model_class = cast(type[PreTrainedModel], MODEL_MAPPING[type(llm_config)])
     soft_cap = getattr(llm_config.get_text_config(decoder=True), "attn_logit_softcapping", None)
     return model_class._supports_sdpa and soft_cap is None
@@ -79,11 +79,11 @@ def has_sdpa(llm_config: PreTrainedConfig) -> bool:
 
 def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """
-    The language model on the meta device: it takes no memory and reads no weights.
+    Build the language model on the meta device, without memory and without weights.
 
     Raises:
-        `ValueError`: for a model that is not a decoder, is quantised in a way that cannot be read, or that
-            transformers cannot build.
+        `ValueError`: for a model that is not a decoder, has a quantisation that cannot be read, or cannot be built by
+            transformers.
     """
     name = llm_config.model_type
     if llm_config.is_encoder_decoder:
@@ -96,7 +96,7 @@ def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
         raise ValueError(f"{name} is not a decoder language model that transformers can build without a head.")
     check_quantization(llm_config)
     llm_config = copy.deepcopy(llm_config)
-    vars(llm_config).pop("quantization_config", None)  # tensors are dequantised when they are read
+    vars(llm_config).pop("quantization_config", None)  # reading dequantises the tensors
     attention = llm_config.get_text_config(decoder=True)._attn_implementation
     if attention in (None, "sdpa") and not has_sdpa(llm_config):
         attention = "eager"
@@ -113,45 +113,45 @@ def _find_stack(llm: PreTrainedModel, num_layers: int) -> str:
     if not stacks:
         name = f"{llm.config.get_text_config(decoder=True).model_type} ({type(llm).__name__})"
         raise ValueError(f"{name} has no stack of {num_layers} decoder layers, each of which runs once.")
-    # Beside a vision tower of the same depth, the language model's stack is named as such.
+    # A vision tower may be as deep; then the name tells which stack is the language model's.
     return min(stacks, key=lambda n: (not re.search(r"decoder|language_model|text_model", n), n.count("."), len(n)))
 
 
 def _check_layer(layer: nn.Module, index: int, text_config: PreTrainedConfig) -> None:
-    """Refuses by name a layer that cannot stand alone between two projections."""
-    where = f"Layer {index} of {text_config.model_type} ({type(layer).__name__})"
+    """Refuse by name a layer that cannot run alone between two projections."""
+    location = f"Layer {index} of {text_config.model_type} ({type(layer).__name__})"
     layer_types = getattr(text_config, "layer_types", None) or []
     layer_type = layer_types[index] if index < len(layer_types) else ""
     names = [type(m).__name__ for m in layer.modules()]
     has_attention = any("Attention" in name and not _NOT_SELF_ATTENTION.search(name) for name in names)
     if not has_attention or layer_type in ("linear_attention", "conv", "mamba"):
         kind = layer_type or "recurrent or convolutional"
-        raise ValueError(f"{where} has no self-attention ({kind}). Choose a layer_index with self-attention.")
+        raise ValueError(f"{location} has no self-attention ({kind}). Choose a layer_index with self-attention.")
     if any(isinstance(m, nn.Conv1d) or "Mamba" in type(m).__name__ for m in layer.modules()):
-        raise ValueError(f"{where} also mixes tokens by a convolution or recurrence, which depends on their order.")
+        raise ValueError(f"{location} also mixes tokens by a convolution or recurrence, which depends on their order.")
     if any("Indexer" in type(m).__name__ for m in layer.modules()):
-        raise ValueError(f"{where} attends to a selection of earlier tokens, which depends on their order.")
+        raise ValueError(f"{location} attends to a selection of earlier tokens, which depends on their order.")
     causal = [m.is_causal for m in layer.modules() if hasattr(m, "is_causal")]
     if causal and not any(causal):
-        raise ValueError(f"{where} is not a decoder layer: its attention is not causal in the language model.")
+        raise ValueError(f"{location} is not a decoder layer: its attention is not causal in the language model.")
     is_encoder = type(text_config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text_config, "is_decoder", False)
     if is_encoder and not causal:
-        raise ValueError(f"{where} is not a decoder layer: llm_config.is_decoder is False.")
+        raise ValueError(f"{location} is not a decoder layer: llm_config.is_decoder is False.")
     parameters = inspect.signature(inspect.unwrap(type(layer).forward)).parameters
     if any(getattr(m, "is_kv_shared_layer", False) for m in layer.modules()):
-        raise ValueError(f"{where} reads the keys and values of an earlier layer, so it cannot run alone.")
+        raise ValueError(f"{location} reads the keys and values of an earlier layer, so it cannot run alone.")
     if "per_layer_input" in parameters and getattr(text_config, "hidden_size_per_layer_input", None):
-        raise ValueError(f"{where} needs an embedding of the input words for each layer, so it cannot run alone.")
+        raise ValueError(f"{location} needs an embedding of the input words for each layer, so it cannot run alone.")
 
 
 def build_llm_layers(llm_config: PreTrainedConfig, layer_index: int | list[int], dtype: torch.dtype) -> LLMLayers:
     """
-    Builds a language model on the meta device and takes layers out of it.
+    Build a language model on the meta device and take layers out of it.
 
     Args:
         llm_config (`PreTrainedConfig`): the language model's configuration.
-        layer_index (`int` or `list[int]`): layers, negative from the end.
-        dtype (`torch.dtype`): of the layers' parameters.
+        layer_index (`int` or `list[int]`): indices of the layers, negative from the end.
+        dtype (`torch.dtype`): data type of the layers' parameters.
 
     Raises:
         `ValueError`: for an index out of range, or a layer that cannot run alone.
@@ -200,18 +200,18 @@ def _find_rotary(owner: nn.Module) -> nn.Module | None:
 
 
 def _make_bidirectional(layer: nn.Module, text_config: PreTrainedConfig) -> None:
-    # Without a mask SDPA is causal wherever a module says so, and flash attention keeps to a window.
+    # Without a mask, SDPA is causal if `module.is_causal`, and flash attention uses `module.sliding_window`.
     for module in layer.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = False  # type: ignore[assignment]
         if getattr(module, "sliding_window", None) is not None:
             module.sliding_window = None  # type: ignore[assignment]
-    # Mistral's reads it from the configuration, whose validation takes no `None` in some families.
+    # Mistral uses the configuration's, which some families do not allow to be `None`.
     object.__setattr__(text_config, "sliding_window", None)
 
 
 def disable_dropout(layers: nn.Module) -> None:
-    """A frozen layer adds no noise: OPT and GPT-2 come with dropout 0.1, and `train()` would differ from `eval()`."""
+    """Set all dropout to 0: OPT and GPT-2 have 0.1, so that a frozen layer would differ in `train()` and `eval()`."""
     for module in layers.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -222,7 +222,7 @@ def disable_dropout(layers: nn.Module) -> None:
 
 def init_random_layers(layers: nn.ModuleList, llm: PreTrainedModel) -> None:
     """
-    Initialise decoder layers as their family does, all modules at once: GPT-2's modules scale their children's weights.
+    Initialise decoder layers as their family does, all modules at once: in GPT-2, a parent scales its child's weights.
 
     Args:
         layers (`nn.ModuleList`): the layers; tensors that are initialised already keep their values.
@@ -259,7 +259,7 @@ def init_unit_norm(norm: nn.Module) -> None:
 
 
 def has_rotary(llm_layers: LLMLayers) -> bool:
-    """Whether the language model has rotary positions, in a module of its own or (GPT-J, CodeGen) in the layer."""
+    """Return whether the language model has rotary positions, in its own module or (GPT-J, CodeGen) in the layers."""
     inside = any(hasattr(m, "embed_positions") or hasattr(m, "rotary_dim") for m in llm_layers.layers.modules())
-    # Falcon builds a rotary module even where its layers use ALiBi.
+    # Falcon builds a rotary module even if its layers use ALiBi.
     return (llm_layers.rotary is not None or inside) and not getattr(llm_layers.config, "alibi", False)

@@ -125,11 +125,11 @@ def test_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no file .*cloud\.npy"):
         processor(str(tmp_path / "cloud.npy"))
     (tmp_path / "cloud.csv").write_text("1,2,3")
-    with pytest.raises(ValueError, match=r"none of the files that clouds are read from: \.ply, \.off"):
+    with pytest.raises(ValueError, match=r"unsupported point-cloud format; supported: \.ply, \.off"):
         processor(str(tmp_path / "cloud.csv"))
     for suffix in (".npy", ".txt", ".h5", ".ply"):
         (tmp_path / f"cloud{suffix}").write_text("not a cloud")
-        with pytest.raises(ValueError, match=rf"cloud\{suffix} cannot be read as a cloud of points: "):
+        with pytest.raises(ValueError, match=rf"cloud\{suffix} cannot be read as a point cloud: "):
             processor(str(tmp_path / f"cloud{suffix}"))
     short = write(tmp_path / "short.txt", cloud(5))
     with pytest.raises(ValueError, match=r"short\.txt has 5 points"):
