@@ -20,7 +20,7 @@ from .checkpoint_files import LocalFile
 
 
 GAP = 1 << 10  # ranges separated by at most this many bytes are merged into one request
-PIECE = 1 << 24  # most bytes of one request
+PIECE = 1 << 24  # largest request, in bytes
 PARALLEL = 4  # simultaneous requests
 TRIES = 5  # consecutive responses without data before giving up
 
@@ -200,7 +200,7 @@ class HubFile:
                 hf_raise_for_status(response)
                 content = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
                 if response.status_code != 206 or not content or int(content[1]) != start + done:
-                    raise RangesIgnored(f"{self.path}: the server ignores ranges.")
+                    raise RangesIgnored(f"{self.path}: the server ignores range requests.")
                 if self.size not in (0, int(content[2])):
                     raise OSError(f"{self.path} at {self.commit} changed its size while it was read. Try again.")
                 self.size = int(content[2])

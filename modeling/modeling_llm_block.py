@@ -392,7 +392,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
     # What is computed.
 
     def _plan_last_layer(self, hidden_states: torch.Tensor, output_tokens: slice, fast: bool) -> LayerPlan:
-        """Decide how the last LLM layer is computed; those before it always run as they are, for all tokens."""
+        """Decide how the last LLM layer is computed. Earlier layers are always called, for all tokens."""
         # `set_attn_implementation` changes the language model's configuration alone.
         self._caller.set_attn_implementation(self._text_config._attn_implementation)
         weights = self._find_layer_weights() if fast else None

@@ -186,7 +186,7 @@ def test_bfloat16_groups_as_float32_does(build):
     [
         (torch.zeros(2, 32, 6), r"\(2, 32, 6\); it must be \(batch, points, 3\)"),
         (torch.zeros(32, 3), r"it must be \(batch, points, 3\)"),
-        (torch.zeros(2, 5, 3), "Clouds of 5 points cannot be grouped: num_groups is 6 and group_size 4"),
+        (torch.zeros(2, 5, 3), "Point clouds of 5 points cannot be grouped: num_groups is 6 and group_size 4"),
         (None, "points"),
     ],
 )

@@ -105,7 +105,10 @@ def test_surfaces_are_sampled(tmp_path):
     ("change", "message"),
     [
         (lambda p: p[:10], r"points has 10 points, fewer than num_points, 20\. Set num_points lower"),
-        (lambda p: np.hstack([p, p]), r"points has the shape \(50, 6\); a cloud is \(points, 3\).*points\[:, :3\]"),
+        (
+            lambda p: np.hstack([p, p]),
+            r"points has the shape \(50, 6\); a point cloud is \(points, 3\).*points\[:, :3\]",
+        ),
         (lambda p: p[:, :2], r"shape \(50, 2\)"),
         (lambda p: p[0], r"shape \(3,\)"),
         (lambda p: [], "points is empty"),
