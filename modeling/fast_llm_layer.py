@@ -101,7 +101,7 @@ def choose_attention_plan(
         num_tokens (`int`): tokens of an image.
         num_query_tokens (`int`): tokens of an image whose output is wanted.
         hidden_size (`int`): d, the host's width.
-        batch_size (`int`): images that share what is computed once in a forward.
+        batch_size (`int`): images of a forward, which share its folded matrices.
     """
     heads, head_dim, width = weights.query[0].shape
     key_value_width = 2 * weights.key[0].shape[0] * head_dim
@@ -224,7 +224,7 @@ def _project(hidden_states: torch.Tensor, projection: Projection) -> torch.Tenso
 
 
 def _total_bias(weights: LayerWeights, projection: Projection) -> torch.Tensor | None:
-    """Return what the norm's shift and the projection's bias add to every token, of shape `(heads, head_dim)`."""
+    """Return the sum of the norm's projected shift and the projection's bias, of shape `(heads, head_dim)`."""
     weight, bias = projection
     if weights.shift is None:
         return bias

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The weights of a decoder layer in the form in which the fast path uses them, for each layer class that it knows."""
+"""The weights of a decoder layer in the form that the fast path needs, for each supported layer class."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace

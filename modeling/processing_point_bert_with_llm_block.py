@@ -162,9 +162,9 @@ def _separate(points: Any) -> Iterator[tuple[Any, str]]:
         for index, cloud in enumerate(content if content.ndim == 3 else content[None]):
             yield cloud, f"{points}, cloud {index}" if content.ndim == 3 else str(points)
     elif isinstance(points, (list, tuple)) and not (points and np.ndim(points[0]) == 1):
-        for index, part in enumerate(points):
-            for cloud, location in _separate(part):
-                yield cloud, location if isinstance(part, (str, os.PathLike)) else f"cloud {index}"
+        for index, item in enumerate(points):
+            for cloud, location in _separate(item):
+                yield cloud, location if isinstance(item, (str, os.PathLike)) else f"cloud {index}"
     else:
         array = points if isinstance(points, torch.Tensor) else np.asarray(points)
         for index, cloud in enumerate(array if array.ndim == 3 else array[None]):
