@@ -139,7 +139,7 @@ def _check_layer(layer: nn.Module, index: int, text_config: PreTrainedConfig) ->
         raise ValueError(f"{location} is not a decoder layer: llm_config.is_decoder is False.")
     parameters = inspect.signature(inspect.unwrap(type(layer).forward)).parameters
     if any(getattr(m, "is_kv_shared_layer", False) for m in layer.modules()):
-        raise ValueError(f"{location} reads the keys and values of an earlier layer, so it cannot run alone.")
+        raise ValueError(f"{location} uses the keys and values of an earlier layer, so it cannot run alone.")
     if "per_layer_input" in parameters and getattr(text_config, "hidden_size_per_layer_input", None):
         raise ValueError(f"{location} needs an embedding of the input words for each layer, so it cannot run alone.")
 
