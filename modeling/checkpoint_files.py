@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The formats in which checkpoints are stored, read one tensor at a time: safetensors, `.bin` and GGUF."""
+"""Files of checkpoints, read one tensor at a time: safetensors, `.bin` and GGUF."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import struct
 import zipfile
 from functools import cached_property
 from importlib.metadata import version
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedConfig
@@ -35,7 +36,7 @@ SAFETENSORS_DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 
-# LLaMA and its like, as far as transformers reads their configuration.
+# Decoders whose configuration transformers can read from a GGUF file.
 GGUF_ARCHITECTURES = (
     "llama",
     "qwen2",
@@ -49,10 +50,10 @@ GGUF_ARCHITECTURES = (
     "starcoder2",
     "nemotron",
 )
-# llama.cpp adds the one of these norms' `1 + weight`.
+# For these families llama.cpp stores the norm weight with the `1 +` already applied.
 _GGUF_NORMS_PLUS_ONE = ("gemma2", "gemma3", "nemotron")
 
-# Blocks of values that share a scale; DeepSeek-V3's, which others have taken over.
+# Rows and columns of a block of values that share a scale, as in DeepSeek-V3.
 FP8_BLOCK = 128
 
 # struct codes and sizes of the value types of GGUF metadata; 8 is a string and 9 an array
@@ -60,8 +61,29 @@ FP8_BLOCK = 128
 _GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
+class ByteSource(Protocol):
+    """
+    A file that is read by byte ranges: a [`LocalFile`], or a file of the Hub.
+
+    Args:
+        path (`str`): the file's name, for errors.
+        size (`int`): its size in bytes.
+        bytes_read (`int`): number of bytes read so far.
+    """
+
+    path: str
+    size: int
+    bytes_read: int
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """Read `length` bytes from `offset` on."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class LocalFile:
-    """A file read by byte ranges; counts the bytes."""
+    """A local file that is read by byte ranges."""
 
     def __init__(self, path: str):
         self.path = path
@@ -72,7 +94,7 @@ class LocalFile:
     def read(self, offset: int, length: int) -> bytearray:
         if offset + length > self.size:
             raise ValueError(
-                f"{self.path} is truncated: bytes {offset} to {offset + length} are wanted and it has {self.size}. "
+                f"{self.path} is truncated: cannot read bytes {offset} to {offset + length} of {self.size}. "
                 "Download or copy it again."
             )
         data = bytearray(length)
@@ -82,18 +104,20 @@ class LocalFile:
         self.bytes_read += length
         return data
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
 
 class SafetensorsFile:
     """The tensors of one safetensors file, read one at a time."""
 
-    def __init__(self, file: LocalFile):
+    def __init__(self, file: ByteSource):
         self.file = file
         (header_length,) = struct.unpack("<Q", file.read(0, 8)) if file.size >= 8 else (file.size,)
         if 8 + header_length > file.size:
-            raise ValueError(f"{file.path} is truncated or no safetensors file: its header does not fit into it.")
+            raise ValueError(
+                f"{file.path} is truncated or not a safetensors file: it is smaller than its header says."
+            )
         self.data_start = 8 + header_length
         try:
             self.header = json.loads(file.read(8, header_length))
@@ -103,7 +127,7 @@ class SafetensorsFile:
             raise ValueError(f"{file.path} is corrupt: its safetensors header is malformed ({error}).") from error
         if self.data_start + max(ends, default=0) > file.size:
             raise ValueError(
-                f"{file.path} is truncated: its header promises {self.data_start + max(ends)} bytes and it has "
+                f"{file.path} is truncated: by its header it has {self.data_start + max(ends)} bytes, but it has "
                 f"{file.size}. Download or copy it again."
             )
 
@@ -120,12 +144,12 @@ class SafetensorsFile:
         return list(self.header)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """A tensor's bytes and the type it is stored in."""
+        """Return a tensor's size in bytes and its stored data type."""
         begin, end = self.header[key]["data_offsets"]
         return end - begin, self.header[key]["dtype"]
 
     def byte_ranges(self, key: str) -> list[tuple[int, int]]:
-        """Where a tensor lies in the file: its first byte and the one after its last."""
+        """Return the byte ranges of a tensor in the file, each as its first byte and the one after its last."""
         begin, end = self.header[key]["data_offsets"]
         return [(self.data_start + begin, self.data_start + end)]
 
@@ -135,17 +159,17 @@ class SafetensorsFile:
         dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
         if dtype is None:
             raise ValueError(
-                f"{self.file.path} stores {key} as {entry['dtype']}, a quantised or unknown type; readable are "
+                f"{self.file.path} stores {key} as {entry['dtype']}, a quantised or unknown type; supported are "
                 f"{list(SAFETENSORS_DTYPES)}. Use the unquantised checkpoint of this language model."
             )
         if end - begin != math.prod(entry["shape"]) * dtype.itemsize:
-            raise ValueError(f"{self.file.path} is corrupt: {key} does not have the size that its shape asks for.")
+            raise ValueError(f"{self.file.path} is corrupt: the size of {key} does not match its shape.")
         if begin == end:
             return torch.empty(entry["shape"], dtype=dtype)
         data = self.file.read(self.data_start + begin, end - begin)
         return torch.frombuffer(data, dtype=dtype).reshape(entry["shape"])
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
 
@@ -156,13 +180,13 @@ class PickleFile:
         self.path = path
         self.bytes_read = 0
         try:
-            # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
+            # Files from before torch 1.6 are not zip archives, and cannot be memory-mapped.
             mmap = zipfile.is_zipfile(path)
             self.tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise ValueError(
-                f"{path} cannot be read as a plain dictionary of tensors ({error}). It is corrupt, or holds code, "
-                "which is not executed: use a safetensors copy of this language model."
+                f"{path} cannot be read as a plain dictionary of tensors ({error}). It is corrupt, or contains code, "
+                "which is never executed: use a safetensors copy of this language model."
             ) from error
         if not isinstance(self.tensors, dict) or not all(
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in self.tensors.items()
@@ -173,7 +197,7 @@ class PickleFile:
         return list(self.tensors)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """A tensor's bytes and the type it is stored in."""
+        """Return a tensor's size in bytes and its stored data type."""
         return self.tensors[key].nbytes, str(self.tensors[key].dtype).removeprefix("torch.")
 
     def read(self, key: str) -> torch.Tensor:
@@ -181,14 +205,57 @@ class PickleFile:
         self.bytes_read += tensor.nbytes
         return tensor
 
-    def close(self):
+    def close(self) -> None:
         self.tensors = {}
+
+
+class _GGUFHeader:
+    """Reads the header of a GGUF file value by value, through a growing window: never the whole of a large file."""
+
+    def __init__(self, file: ByteSource):
+        self.file = file
+        self.position = 0
+        self._window = bytearray()
+
+    def take(self, length: int) -> bytearray:
+        """Return the next `length` bytes."""
+        while self.position + length > len(self._window):
+            missing = max(1 << 20, self.position + length - len(self._window))
+            missing = min(missing, self.file.size - len(self._window))
+            if missing <= 0:
+                raise ValueError(f"{self.file.path} is truncated: it ends inside its header. Download it again.")
+            self._window.extend(self.file.read(len(self._window), missing))
+        self.position += length
+        return self._window[self.position - length : self.position]
+
+    def scalar(self, code: str) -> Any:
+        """Return the next value, of the type of a `struct` code."""
+        return struct.unpack("<" + code, self.take(struct.calcsize(code)))[0]
+
+    def string(self) -> str:
+        return self.take(self.scalar("Q")).decode("utf-8", errors="replace")
+
+    def value(self, kind: int) -> Any:
+        """Return the next value, of a GGUF value type; `None` for arrays (token lists), which no layer needs."""
+        if kind == 8:
+            return self.string()
+        if kind == 9:
+            item_kind, count = self.scalar("I"), self.scalar("Q")
+            if item_kind in _GGUF_SCALARS:
+                self.take(struct.calcsize(_GGUF_SCALARS[item_kind]) * count)
+            else:
+                for _ in range(count):
+                    self.value(item_kind)
+            return None
+        if kind not in _GGUF_SCALARS:
+            raise ValueError(f"{self.file.path} is corrupt: unknown GGUF value type {kind}.")
+        return self.scalar(_GGUF_SCALARS[kind])
 
 
 class GGUFFile:
     """The tensors of one GGUF file under transformers' names, dequantised to float32 one at a time."""
 
-    def __init__(self, file: LocalFile):
+    def __init__(self, file: ByteSource):
         if not is_gguf_available():
             raise ImportError(f"{file.path} is a GGUF file: `pip install gguf` to read it.")
         self.file = file
@@ -200,62 +267,29 @@ class GGUFFile:
                 "Use the model's safetensors repository instead."
             )
 
-    def _read_header(self):
-        # The header is walked in one pass over a growing window, so that a large file is not read to find its tensors.
-        window, position = bytearray(), 0
-
-        def take(length: int) -> bytearray:
-            nonlocal position
-            while position + length > len(window):
-                missing = max(1 << 20, position + length - len(window))
-                missing = min(missing, self.file.size - len(window))
-                if missing <= 0:
-                    raise ValueError(f"{self.file.path} is truncated: it ends inside its header. Download it again.")
-                window.extend(self.file.read(len(window), missing))
-            position += length
-            return window[position - length : position]
-
-        def scalar(code: str):
-            return struct.unpack("<" + code, take(struct.calcsize(code)))[0]
-
-        def string() -> str:
-            return take(scalar("Q")).decode("utf-8", errors="replace")
-
-        def value(kind: int):
-            if kind == 8:
-                return string()
-            if kind == 9:
-                item_kind, count = scalar("I"), scalar("Q")
-                if item_kind in _GGUF_SCALARS:
-                    take(struct.calcsize(_GGUF_SCALARS[item_kind]) * count)
-                else:
-                    for _ in range(count):
-                        value(item_kind)
-                return None  # token lists and the like: nothing a layer needs
-            if kind not in _GGUF_SCALARS:
-                raise ValueError(f"{self.file.path} is corrupt: unknown GGUF value type {kind}.")
-            return scalar(_GGUF_SCALARS[kind])
-
-        if bytes(take(4)) != b"GGUF":
+    def _read_header(self) -> tuple[dict[str, Any], dict[str, tuple[list[int], int, int]]]:
+        """Return the file's metadata, and each tensor's shape, quantisation type and offset."""
+        header = _GGUFHeader(self.file)
+        if bytes(header.take(4)) != b"GGUF":
             raise ValueError(f"{self.file.path} is not a GGUF file.")
-        version = scalar("I")
+        version = header.scalar("I")
         if version not in (2, 3):
-            raise ValueError(f"{self.file.path} has GGUF version {version}; versions 2 and 3 can be read.")
-        num_tensors, num_values = scalar("Q"), scalar("Q")
+            raise ValueError(f"{self.file.path} has GGUF version {version}; supported are versions 2 and 3.")
+        num_tensors, num_values = header.scalar("Q"), header.scalar("Q")
         metadata = {}
         for _ in range(num_values):
-            key = string()
-            metadata[key] = value(scalar("I"))
+            key = header.string()
+            metadata[key] = header.value(header.scalar("I"))
         tensors = {}
         for _ in range(num_tensors):
-            name = string()
-            shape = [scalar("Q") for _ in range(scalar("I"))][::-1]
-            tensors[name] = (shape, scalar("I"), scalar("Q"))
+            name = header.string()
+            shape = [header.scalar("Q") for _ in range(header.scalar("I"))][::-1]
+            tensors[name] = (shape, header.scalar("I"), header.scalar("Q"))
         alignment = metadata.get("general.alignment", 32)
-        self.data_start = -(-position // alignment) * alignment
+        self.data_start = -(-header.position // alignment) * alignment
         for name, (shape, kind, offset) in tensors.items():
             if self.data_start + offset + self._num_bytes(name, shape, kind) > self.file.size:
-                raise ValueError(f"{self.file.path} is truncated: {name} lies behind its end. Download it again.")
+                raise ValueError(f"{self.file.path} is truncated: {name} lies beyond its end. Download it again.")
         return metadata, tensors
 
     def _num_bytes(self, name: str, shape: list[int], kind: int) -> int:
@@ -266,38 +300,39 @@ class GGUFFile:
         return math.prod(shape) // block_size * type_size
 
     @cached_property
-    def _names(self):
+    def _names(self) -> Any:
         architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
         return gguf.get_tensor_name_map(architecture, self.metadata[f"{self.architecture}.block_count"])
 
     def _stored(self, key: str) -> list[tuple[list[int], int, int]]:
-        """Shape, type and place of what makes up the tensor that transformers calls `key`; two for fused experts."""
-        parts = [key.replace("gate_up_proj", name) for name in ("gate_proj", "up_proj")]
+        """Return shape, quantisation type and offset of the tensors stored for `key`: of two for fused experts."""
+        unfused = [key.replace("gate_up_proj", name) for name in ("gate_proj", "up_proj")]
         names = [
-            self._names.get_name(part, try_suffixes=(".weight", ".bias"))
-            for part in (parts if key.endswith(".experts.gate_up_proj") else [key])
+            self._names.get_name(name, try_suffixes=(".weight", ".bias"))
+            for name in (unfused if key.endswith(".experts.gate_up_proj") else [key])
         ]
         if ".experts." in key:
             names = [f"{name}.weight" for name in names]
         return [self.tensors[name] for name in names if name in self.tensors]
 
     def has(self, key: str) -> bool:
+        """Return whether the file holds the whole tensor that transformers calls `key`."""
         return len(self._stored(key)) == (2 if key.endswith(".experts.gate_up_proj") else 1)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """A tensor's bytes and the type it is stored in."""
+        """Return a tensor's size in bytes and its stored data type."""
         stored = self._stored(key)
         kinds = sorted({gguf.GGMLQuantizationType(kind).name for _, kind, _ in stored})
         return sum(self._num_bytes(key, shape, kind) for shape, kind, _ in stored), ", ".join(kinds)
 
     def byte_ranges(self, key: str) -> list[tuple[int, int]]:
-        """Where a tensor lies in the file: its first byte and the one after its last."""
+        """Return the byte ranges of a tensor in the file, each as its first byte and the one after its last."""
         begins = [(self.data_start + offset, shape, kind) for shape, kind, offset in self._stored(key)]
         return [(begin, begin + self._num_bytes(key, shape, kind)) for begin, shape, kind in begins]
 
     def read(self, key: str) -> torch.Tensor:
-        parts = [self._read(key, *stored) for stored in self._stored(key)]
-        tensor = torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
+        tensors = [self._read(key, *stored) for stored in self._stored(key)]
+        tensor = torch.cat(tensors, dim=-2) if len(tensors) > 1 else tensors[0]
         projection = re.search(r"\.([qk])_proj\.", key)
         if self.architecture == "llama" and projection:
             heads = "head_count" if projection[1] == "q" else "head_count_kv"
@@ -326,22 +361,22 @@ class GGUFFile:
                 ) from error
         return tensor.reshape(shape)
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
 
 def unpermute_rotary_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """The rows of q and k as transformers has them; Meta and llama.cpp interleave the halves of every rotary head."""
+    """Permute the rows of q or k to transformers' order: Meta and llama.cpp interleave the halves of a rotary head."""
     pairs = tensor.reshape(num_heads, tensor.shape[0] // num_heads // 2, 2, *tensor.shape[1:])
     return pairs.swapaxes(1, 2).reshape(tensor.shape).contiguous()
 
 
 def check_quantization(config: PreTrainedConfig) -> None:
     """
-    Refuses a language model in a quantisation that cannot be read.
+    Refuse a language model whose quantisation cannot be read.
 
     Raises:
-        `ValueError`: for any but fp8 with blocks of 128 x 128 or a scale for each matrix, and MXFP4.
+        `ValueError`: for any quantisation except MXFP4 and fp8 with blocks of 128 x 128 or one scale for each matrix.
     """
     quantization = getattr(config, "quantization_config", None) or {}
     if not isinstance(quantization, dict):
@@ -351,19 +386,19 @@ def check_quantization(config: PreTrainedConfig) -> None:
     if quantization and (method not in ("fp8", "mxfp4") or list(block_size) != [FP8_BLOCK] * 2):
         raise ValueError(
             f"This {config.model_type} checkpoint is quantised by {method} (quantization_config of its config.json); "
-            f"readable are fp8 with blocks of {FP8_BLOCK} x {FP8_BLOCK}, MXFP4, and GGUF files. Use the unquantised "
+            f"supported are fp8 with blocks of {FP8_BLOCK} x {FP8_BLOCK}, MXFP4, and GGUF files. Use the unquantised "
             "checkpoint of this language model."
         )
 
 
 def dequantize_fp8(values: torch.Tensor, scales: torch.Tensor, name: str) -> torch.Tensor:
-    """Values with a scale for each block of 128 x 128, as DeepSeek-V3 has them, or one for all (Mistral)."""
+    """Dequantise values with a scale for each block of 128 x 128 (DeepSeek-V3), or with one scale (Mistral)."""
     if scales.numel() == 1:
         return values.float() * scales.float()
     *_, rows, columns = values.shape
     if scales.shape != (*values.shape[:-2], -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)):
         raise ValueError(
-            f"{name} has the shape {tuple(values.shape)}, and its scales {tuple(scales.shape)} are not of blocks of "
+            f"{name} has the shape {tuple(values.shape)}, but its scales, {tuple(scales.shape)}, are not of blocks of "
             f"{FP8_BLOCK} x {FP8_BLOCK}. Use the unquantised checkpoint of this language model."
         )
     scales = scales.float().repeat_interleave(FP8_BLOCK, dim=-2)[..., :rows, :]

@@ -1,24 +1,26 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of the LLM block, and what every host configuration adds to its host's own."""
+"""Configuration of the LLM block, and the mixin that adds it to a host's configuration."""
 
 import dataclasses
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, PreTrainedConfig
 
 
-# The mixin below is no dataclass: as a subclass of PreTrainedConfig it would reset defaults that a host has changed.
+# The mixin below is not a dataclass: a subclass of PreTrainedConfig would reset defaults that a host has changed.
 if TYPE_CHECKING:
     _HostConfig = PreTrainedConfig
 else:
     _HostConfig = object
 
-# Keys of a serialized configuration, or arguments of `PreTrainedConfig`, that are not attributes of the class.
+_Config = TypeVar("_Config")
+
+# Keys of a serialised configuration, or arguments of `PreTrainedConfig`, that are not attributes of the class.
 _PRETRAINED_CONFIG_KEYS = {
     "_commit_hash",
     "_name_or_path",
@@ -34,23 +36,23 @@ _PRETRAINED_CONFIG_KEYS = {
 
 
 def own_fields(config_class: type) -> dict[str, Any]:
-    """Names and types of a configuration class's fields without those that every configuration has."""
+    """Return the names and types of a configuration class's fields, without those that every configuration has."""
     common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {field.name: field.type for field in dataclasses.fields(config_class) if field.name not in common}
 
 
-def with_value_errors(cls):
-    """Makes a wrong choice or type a plain `ValueError`: the error of `strict` is not one."""
+def with_value_errors(cls: type[_Config]) -> type[_Config]:
+    """Raise a `ValueError` for a wrong choice or type: the error of `strict` is not one."""
     init = cls.__init__
 
     @wraps(init)
-    def __init__(self, *args, **kwargs):
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             init(self, *args, **kwargs)
         except StrictDataclassFieldValidationError as error:
             raise ValueError(f"{cls.__name__}: {error}") from error
 
-    cls.__init__ = __init__
+    cls.__init__ = __init__  # type: ignore[method-assign]
     return cls
 
 
@@ -60,55 +62,55 @@ class LLMBlockConfig(PreTrainedConfig):
     r"""
     Configuration of an [`LLMBlock`]: which layer of which language model, and how it is used inside a vision encoder.
 
-    Building a configuration opens no file and no socket; `llm_config`, `llm_revision` and `fingerprint` are filled in
-    when the model is built.
+    Building a configuration opens neither files nor sockets; `llm_config`, `llm_revision` and `fingerprint` are filled
+    in when the model is built.
 
     Args:
         llm_name_or_path (`str`, *optional*):
             The language model: a Hub repository id, a local folder, or a path (local, or `owner/repository/file` on
-            the Hub) that ends in `.gguf`.
+            the Hub) ending in `.gguf`.
         llm_revision (`str`, *optional*):
-            Branch, tag or commit of the Hub repository. Replaced by the commit once the model has been built.
+            Branch, tag or commit of the Hub repository. Building the model replaces it by the commit.
         kind (`"llm"`, `"mlp"` or `"projections"`, *optional*, defaults to `"llm"`):
-            What stands between the two projections: the layers of the language model, or one of the paper's controls
-            of the same width, for which only the language model's configuration is read. `"mlp"` is GELU and a
-            LayerNorm (table 6), `"projections"` nothing. What is said of the layer below does not concern these.
+            The module between the two projections: the layers of the language model, or one of the paper's controls
+            of the same width, which need only the language model's configuration. `"mlp"` is GELU and a LayerNorm
+            (table 6), `"projections"` nothing. The layer-related fields below do not apply to these controls.
         layer_index (`int` or `list[int]`, *optional*, defaults to -1):
             The decoder layer, or layers in the order in which they are applied. Negative values count from the end.
-            The paper takes the last layer of LLaMA-7B, 31 (section 4).
+            The paper uses the last layer of LLaMA-7B, 31 (section 4).
         llm_config (`dict` or `PreTrainedConfig`, *optional*):
-            The language model's own configuration. Embedded so that a saved model needs no other repository.
+            The language model's own configuration, embedded so that a saved model needs no other repository.
         hidden_size (`int`, *optional*):
-            Width of the host's tokens. Filled in by the host's configuration; required where the block is used alone.
+            Width of the host's tokens. Filled in by the host's configuration; required if the block is used alone.
         weights (`"pretrained"` or `"random"`, *optional*, defaults to `"pretrained"`):
-            Whether the layer is read from the language model or initialised as that model's family initialises it.
+            Whether the layer is read from the language model or randomly initialised, as in the model's family.
         trainable (`bool`, *optional*, defaults to `False`):
             Whether the layer (and a `"pretrained"` final norm) is trained instead of frozen.
         position (`int`, *optional*, defaults to -1):
-            Where the block stands among the host's layers: -1 after the last, 0 before the first, `k` after layer `k`.
+            The block's place among the host's layers: -1 after the last, 0 before the first, `k` after layer `k`.
         attention (`"bidirectional"` or `"causal"`, *optional*, defaults to `"bidirectional"`):
-            Whether a token sees every token or only itself and those before it. The paper drops the causal mask.
+            Whether a token sees every token, as in the paper, or only itself and those before it.
         rotary (`bool`, *optional*, defaults to `False`):
             Whether tokens get rotary positions 0, 1, 2, … instead of all being at position 0. An error for a language
             model without rotary embeddings.
         final_norm (`"unit"`, `"pretrained"` or `"none"`, *optional*, defaults to `"unit"`):
-            The norm after the layer: the language model's norm type in its neutral state, frozen (what the released
-            code does); its own final norm with its weights; or none.
+            The norm after the layer: the language model's norm type in its neutral state, frozen (as in the released
+            code); the language model's own final norm with its weights; or none.
         residual (`"none"`, `"inner"`, `"outer"` or `"hybrid"`, *optional*, defaults to `"none"`):
-            Extra residual connections: none (the paper), around the layer, around the whole block, or both (the modes
-            of R-LLM, arXiv 2403.17343).
+            Additional residual connections: none (the paper), around the layer, around the whole block, or both (the
+            modes of R-LLM, arXiv 2403.17343).
         layer_dtype (`str`, *optional*):
             Data type of the layer and its norm: `"float64"`, `"float32"`, `"bfloat16"` or `"float16"`. `None` is the
-            model's. It wins over `from_pretrained(dtype=…)`.
+            model's. It overrides `from_pretrained(dtype=…)`.
         fast (`bool`, *optional*, defaults to `True`):
-            Whether an exact, cheaper way to compute the block may be used where there is one; `False` always runs the
+            Whether the block may be computed in an exact, cheaper form if there is one; `False` always runs the
             language model's own layer.
         save_weights (`bool`, *optional*, defaults to `True`):
             Whether `save_pretrained` writes the layer (self-contained) or leaves it out (light: loading reads the
-            language model again). In a saved folder it says what that folder holds. A layer that is random, trainable
-            or changed since it was read is always written.
+            language model again). In a saved folder it says whether the folder holds the layer. A layer that is
+            random, trainable or modified since it was read is always written.
         fingerprint (`str`, *optional*):
-            SHA-256 of the layer's tensors as stored in the language model's checkpoint. Checked whenever the layer is
+            SHA-256 of the layer's tensors as stored in the language model's checkpoint, checked whenever the layer is
             read again.
 
     Raises:
@@ -145,7 +147,7 @@ class LLMBlockConfig(PreTrainedConfig):
     save_weights: bool = True
     fingerprint: str | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         for key in kwargs:
             if key not in _PRETRAINED_CONFIG_KEYS and not hasattr(type(self), key):
                 nearest = get_close_matches(key, sorted(own_fields(LLMBlockConfig)), n=1, cutoff=0)[0]
@@ -166,14 +168,14 @@ class LLMBlockConfig(PreTrainedConfig):
                 "Use final_norm='unit' or 'none'."
             )
         if self.kind != "llm":
-            of_a_layer = {"weights": "pretrained", "trainable": False, "attention": "bidirectional", "rotary": False}
-            if wrong := [name for name, default in of_a_layer.items() if getattr(self, name) != default]:
+            layer_fields = {"weights": "pretrained", "trainable": False, "attention": "bidirectional", "rotary": False}
+            if wrong := [name for name, default in layer_fields.items() if getattr(self, name) != default]:
                 raise ValueError(f"kind={self.kind!r} has no LLM layer, so {', '.join(wrong)} cannot be set.")
         super().__post_init__(**kwargs)
 
 
 class WithLLMBlockConfigMixin(_HostConfig):
-    """The `llm_block` sub-configuration of a host configuration; stands before the host's own class in the bases."""
+    """Adds the `llm_block` sub-configuration to a host's configuration class, before which it is a base class."""
 
     sub_configs = {"llm_block": LLMBlockConfig}
 
@@ -182,26 +184,26 @@ class WithLLMBlockConfigMixin(_HostConfig):
         num_hidden_layers: int
         llm_block: LLMBlockConfig | dict | None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_misspelt("llm_block", kwargs)
-        # A copy of its own: building the model fills it in, and one LLMBlockConfig may be given to several hosts.
+        # A copy: building the model fills it in, and one LLMBlockConfig may be given to several hosts.
         self.llm_block = deepcopy(self.llm_block)
-        self._read_llm_block()
+        self._parse_llm_block()
         super().__post_init__(**kwargs)
         self.complete_llm_block()
 
     def _refuse_misspelt(self, name: str, kwargs: dict[str, Any]) -> None:
-        # Not every unknown key can be refused: a host's configuration takes any.
+        # Only misspelt keys can be refused: a host's configuration accepts unknown keys.
         if wrong := get_close_matches(name, kwargs, n=1, cutoff=0.7):
             raise ValueError(f"{type(self).__name__} has no key {wrong[0]!r}; did you mean {name!r}?")
 
-    def _read_llm_block(self) -> None:
+    def _parse_llm_block(self) -> None:
         if isinstance(self.llm_block, dict):
             self.llm_block = LLMBlockConfig(**self.llm_block)
 
     def complete_llm_block(self) -> None:
-        """Makes `llm_block` an [`LLMBlockConfig`] of this host; the model calls it again, should it have been set."""
-        self._read_llm_block()
+        """Make `llm_block` an [`LLMBlockConfig`] of this host; models call it, too, in case it has been set since."""
+        self._parse_llm_block()
         if isinstance(self.llm_block, LLMBlockConfig):
             if self.llm_block.hidden_size not in (None, self.hidden_size):
                 raise ValueError(
@@ -211,7 +213,7 @@ class WithLLMBlockConfigMixin(_HostConfig):
             self.llm_block.hidden_size = self.hidden_size
 
     def check_position(self) -> None:
-        """For hosts whose layers are called one by one: the block may stand anywhere among them."""
+        """Refuse a position of the block that is not among the host's layers."""
         if isinstance(self.llm_block, LLMBlockConfig) and not -1 <= self.llm_block.position <= self.num_hidden_layers:
             raise ValueError(
                 f"llm_block.position is {self.llm_block.position}; with num_hidden_layers={self.num_hidden_layers} it "
@@ -221,12 +223,12 @@ class WithLLMBlockConfigMixin(_HostConfig):
 
     @property
     def num_recorded_layers(self) -> int:
-        """Layers that `output_hidden_states` records: the host's and the block."""
+        """Number of layers that `output_hidden_states` records: the host's and the block."""
         return self.num_hidden_layers + (self.llm_block is not None)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        # An override belongs into the dictionary before it is read, so that it is checked like any other value.
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # Merge an override into the dictionary before it is parsed, so that it is checked like any other value.
         if "llm_block" in kwargs:
             override = kwargs.pop("llm_block")
             stored = config_dict.get("llm_block")
@@ -237,14 +239,14 @@ class WithLLMBlockConfigMixin(_HostConfig):
 
 
 def _override_stored_block(stored: dict[str, Any], override: dict[str, Any] | LLMBlockConfig) -> dict[str, Any]:
-    """Merges `from_pretrained(folder, llm_block=…)` into the block that the folder was saved with."""
+    """Merge `from_pretrained(folder, llm_block=…)` into the block's stored configuration."""
     if isinstance(override, LLMBlockConfig):
-        # What an object leaves at its default stays as stored; whether the layer is the same is checked when loading.
+        # Fields at their defaults keep the stored values; loading checks that the layer is the same.
         default = LLMBlockConfig()
         fields = sorted(set(own_fields(LLMBlockConfig)) - {"llm_config"})
         override = {f: getattr(override, f) for f in fields if getattr(override, f) != getattr(default, f)}
     moved = override.get("llm_name_or_path", stored.get("llm_name_or_path")) != stored.get("llm_name_or_path")
-    # The stored commit means nothing in another place; the fingerprint still says whether the layer is the same.
+    # The stored commit does not apply to another repository; the fingerprint still identifies the layer.
     return {**stored, **({"llm_revision": None} if moved else {}), **override}
 
 

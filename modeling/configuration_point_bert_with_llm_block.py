@@ -12,46 +12,47 @@ from .configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin, wi
 class PointBertWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     r"""
     Configuration of a [`PointBertWithLLMBlockModel`]. The defaults are those of Point-BERT ("Point-BERT: Pre-training
-    3D Point Cloud Transformers with Masked Point Modeling", CVPR 2022) for clouds of 1,024 points.
+    3D Point Cloud Transformers with Masked Point Modeling", CVPR 2022) for point clouds of 1,024 points.
 
     Args:
         num_groups (`int`, *optional*, defaults to 64):
-            Groups of points; each becomes a token.
+            Number of groups of points; each becomes a token.
         group_size (`int`, *optional*, defaults to 32):
-            Points of a group.
+            Number of points of a group.
         encoder_channels (`tuple[int, int, int]`, *optional*, defaults to `(128, 256, 512)`):
-            Widths inside the mini-PointNet: of a point, of a point beside its group, and of both together.
+            Hidden widths of the mini-PointNet: two for each point, and one after the group's maximum is concatenated.
         encoder_hidden_size (`int`, *optional*, defaults to 256):
-            Width of what the mini-PointNet makes of a group.
+            Width of the mini-PointNet's output for a group.
         position_hidden_size (`int`, *optional*, defaults to 128):
-            Width between the two layers that make position embeddings of the centres of the groups.
+            Hidden width of the two layers that compute position embeddings from the centres of the groups.
         hidden_size (`int`, *optional*, defaults to 384):
             Width of the tokens.
         num_hidden_layers (`int`, *optional*, defaults to 12):
-            Transformer layers.
+            Number of transformer layers.
         num_attention_heads (`int`, *optional*, defaults to 6):
-            Attention heads of a layer.
+            Number of attention heads of a layer.
         intermediate_size (`int`, *optional*, defaults to 1536):
             Width of the feed-forward layers.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Their activation.
+            Activation of the feed-forward layers.
         qkv_bias (`bool`, *optional*, defaults to `False`):
             Whether queries, keys and values have a bias.
         drop_path_rate (`float`, *optional*, defaults to 0.1):
-            Chance to skip a layer's update in training; it grows from 0 at the first layer to this at the last.
+            Probability of dropping a layer's update in training; it rises from 0 in the first layer to this in the
+            last.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the layer norms.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of initial weights.
+            Standard deviation of the initial weights.
         classifier_hidden_size (`int`, *optional*, defaults to 256):
-            Width between the two layers of the classifier.
+            Hidden width of the classifier's two layers.
         classifier_dropout (`float`, *optional*, defaults to 0.5):
-            Dropout between them.
+            Dropout between the classifier's two layers.
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block. `None` is the plain Point-BERT, the baseline of every comparison.
 
     Raises:
-        `ValueError`: if `llm_block.position` is not one of -1, 0, …, `num_hidden_layers`, or `hidden_size` is no
+        `ValueError`: if `llm_block.position` is not one of -1, 0, …, `num_hidden_layers`, or `hidden_size` is not a
             multiple of `num_attention_heads`.
 
     Example:
@@ -94,7 +95,8 @@ class PointBertWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
         self.check_position()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) is no multiple of num_attention_heads ({self.num_attention_heads})."
+                f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
+                f"({self.num_attention_heads})."
             )
 
 

@@ -11,14 +11,14 @@ from .configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin, wi
 @strict
 class VideoMAEWithLLMBlockConfig(WithLLMBlockConfigMixin, VideoMAEConfig):
     r"""
-    Configuration of a [`VideoMAEWithLLMBlockModel`]: everything of [`~transformers.VideoMAEConfig`], and the block.
+    Configuration of a [`VideoMAEWithLLMBlockModel`]: the fields of [`~transformers.VideoMAEConfig`], and the block.
 
     Args:
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block. `None` is the plain VideoMAE encoder, the baseline of every comparison.
         fc_norm_eps (`float`, *optional*, defaults to 1e-05):
-            Epsilon of the norm before the classifier. The default is transformers'; the released code of the paper
-            has 1e-6.
+            Epsilon of the norm before the classifier. The default is that of transformers; the paper's released code
+            uses 1e-6.
 
     Raises:
         `ValueError`: if `llm_block.position` is not one of -1, 0, …, `num_hidden_layers`.

@@ -22,21 +22,21 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
     Args:
         vision_config (`dict` or `PreTrainedConfig`, *optional*):
             The host's own configuration: of a ViT, DINOv2, DINOv3, BEiT, Swin, SigLIP, CLIP vision encoder, ViViT, or
-            any other whose model ends with a norm. Required to build a model.
+            any other vision encoder that ends with a norm. Required to build a model.
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block. `None` is the plain host, the baseline of every comparison.
         pooling (`"cls"`, `"mean"` or `"cls_mean"`, *optional*):
-            What the classifier reads: the CLS token, the mean of the patch tokens, or both side by side (what DINOv2's
-            own classifier reads). `None` becomes `"cls"` or, for a host that has no CLS token or that itself takes the
-            mean, `"mean"` when the model is built.
+            The classifier's input: the CLS token, the mean of the patch tokens, or both concatenated (as in DINOv2's
+            own classifier). When the model is built, `None` becomes `"mean"` for a host that has no CLS token or that
+            itself uses the mean, and `"cls"` otherwise.
         out_features (`list[str]`, *optional*):
-            Stages whose feature maps [`VisionWithLLMBlockBackbone`] returns, out of `stage_names`: `"stem"`,
-            `"stage1"`, … of the host, and `"llm_block"`. The last one by default.
+            Stages whose feature maps [`VisionWithLLMBlockBackbone`] returns, among `stage_names`: `"stem"`,
+            `"stage1"`, … of the host, and `"llm_block"`. By default the last one.
         out_indices (`list[int]`, *optional*):
             The same stages by their indices.
 
     Raises:
-        `ValueError`: for the `vision_config` of a model of images and text, or if `llm_block.position` is not -1.
+        `ValueError`: for the `vision_config` of an image-text model, or if `llm_block.position` is not -1.
 
     Example:
 
@@ -60,7 +60,7 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_misspelt("vision_config", kwargs)
         self._refuse_misspelt("pooling", kwargs)
         # A copy of its own: the model writes its data type and its attention into it.
@@ -72,13 +72,13 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
             self.vision_config = AutoConfig.for_model(vision_config.pop("model_type"), **vision_config)
         if self.vision_config is not None and "vision_config" in self.vision_config.sub_configs:
             raise ValueError(
-                f"vision_config is of a {self.vision_config.model_type}, a model of more than images: give its own "
+                f"vision_config is of a {self.vision_config.model_type}, a model of images and text: give its own "
                 "`vision_config`."
             )
         self._refuse_fields_of_host(kwargs)
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         super().__post_init__(**kwargs)
-        # Left open otherwise: the last stage is another one with and without a block.
+        # Otherwise unset: the last stage depends on whether there is a block.
         if out_features is not None or out_indices is not None:
             self.set_output_features_output_indices(out_features, out_indices)
 
@@ -87,12 +87,12 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
         if isinstance(self.llm_block, LLMBlockConfig) and self.llm_block.position != -1:
             raise ValueError(
                 f"llm_block.position is {self.llm_block.position}; in a VisionWithLLMBlock model the block stands "
-                "after the host's last layer (-1). Other positions need a model type of the host's own, such as "
+                "after the host's last layer (-1). Other positions require a model type for this host, such as "
                 "vit_with_llm_block."
             )
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         if (model_type := config_dict.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(
                 f"This is the configuration of a {model_type}, not of a {cls.model_type}. Load the checkpoint of a "
@@ -109,14 +109,14 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
                     f"{cls.__name__} has no {name!r} of its own: it is the host's; set it in vision_config."
                 )
 
-    # What the host's configuration says.
+    # Fields of the host's configuration.
 
     def _of_host(self, name: str, default: Any = None) -> Any:
         return getattr(self.vision_config, name, default)
 
     @property  # type: ignore[misc]
     def hidden_size(self) -> int:  # type: ignore[override]
-        """Width of the host's last tokens; `None` without a host."""
+        """The width of the host's last tokens; `None` without a host."""
         widths = self._of_host("hidden_sizes")
         return widths[-1] if widths else self._of_host("hidden_size")
 
@@ -138,7 +138,7 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
 
     @property
     def stage_names(self) -> list[str]:
-        """The stages whose feature maps a backbone can return: the host's, then the block."""
+        """Names of the stages whose feature maps a backbone can return: the host's, then the block's."""
         stages = [f"stage{index + 1}" for index in range(self.num_hidden_layers)]
         return ["stem", *stages, *([] if self.llm_block is None else ["llm_block"])]
 

@@ -11,7 +11,7 @@ from .configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin, wi
 @strict
 class ViTWithLLMBlockConfig(WithLLMBlockConfigMixin, ViTConfig):
     r"""
-    Configuration of a [`ViTWithLLMBlockModel`]: everything of [`~transformers.ViTConfig`], and the block.
+    Configuration of a [`ViTWithLLMBlockModel`]: the fields of [`~transformers.ViTConfig`], and the block.
 
     Args:
         llm_block (`LLMBlockConfig` or `dict`, *optional*):

@@ -1,29 +1,58 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-A decoder layer at the price of the tokens that are read: the same function as its own forward, rewritten.
+The fast path: a decoder layer for the query tokens alone, computed as the same function in a cheaper form.
 
-With `W` the input projection (D x d), `x_t` the host's tokens, `g` the gain of the layer's norm and `r_t` the inverse
-norm of `W x_t`:
+The query tokens are those whose output is wanted. With `W` the input projection (D x d), `x_t` the host's tokens, `g`
+the gain of the layer's norm and `r_t` the inverse norm of `W x_t`:
 
-- Queries, output projection and feed-forward are computed for the tokens that are read alone.
-- For few of them keys and values are never formed: a token's score is `r_t (Wᵀ g W_kᵀ q) · x_t` and a head's output
-  `W_v g W Σ_t p_t r_t x_t`, so that what is D wide exists for the read tokens alone.
-- For many of them the projections are folded with the input projection: `r_t (W_k g W) x_t` costs d, not D, an output.
-- Where no norm stands between, the feed-forward's last projection is folded with the output projection.
+- Queries, output projection and feed-forward are computed for the query tokens alone.
+- For few query tokens, keys and values are never computed: a token's score is `r_t (Wᵀ g W_kᵀ q) · x_t` and a head's
+  output `W_v g W Σ_t p_t r_t x_t`, so that only the query tokens need D-wide tensors.
+- For many query tokens, the projections are folded with the input projection: an output channel of `r_t (W_k g W) x_t`
+  costs d multiply-adds instead of D.
+- If no norm separates them, the feed-forward's last projection is folded with the output projection.
 
-Which one runs follows from the multiply-adds of each. Nothing is cached: a folded matrix of an earlier forward would
-lose the gradient to `W`.
+The cheapest form is chosen by its multiply-adds. Nothing is cached: a folded matrix of an earlier forward would lose
+the gradient to `W`.
 """
 
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
+
+from .llm_layer_weights import LayerWeights, Projection, is_plain
+
+
+AttentionPlan = Literal["explicit_kv", "host_width", "folded_qkv", "folded_kv"]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """
+    How one forward of a block computes its last LLM layer.
+
+    Args:
+        output_tokens (`slice`): the query tokens.
+        weights ([`LayerWeights`], *optional*): the layer's weights for the fast path; `None` calls the layer itself.
+        attention (`str`, *optional*, defaults to `"explicit_kv"`): see [`choose_attention_plan`].
+        folds_output (`bool`, *optional*, defaults to `False`): whether the feed-forward's last projection is folded
+            with the output projection.
+    """
+
+    output_tokens: slice
+    weights: LayerWeights | None = None
+    attention: AttentionPlan = "explicit_kv"
+    folds_output: bool = False
+
+    @property
+    def attends_to_host_tokens(self) -> bool:
+        """Whether only the query tokens pass the input projection, whose weight the attention uses for the others."""
+        return self.attention != "explicit_kv"
 
 
 class InverseNorm(torch.autograd.Function):
@@ -31,24 +60,24 @@ class InverseNorm(torch.autograd.Function):
     `(‖W x_t‖² / D + eps)^-½` of tokens `x` of shape `(batch, tokens, d)` and `W` of shape `(D, d)`, without `W x_t`.
 
     Computed as `‖Lᵀ x_t‖²` with `L` the Cholesky factor of `WᵀW` in float64: in float32 the form `xᵀ(WᵀW)x` loses half
-    of the digits where `W` is badly conditioned, and can become negative.
+    of the digits if `W` is badly conditioned, and can become negative.
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         gram = weight.double().mT @ weight.double()
-        # Of the size of the rounding in the Gram matrix, which may leave it just not positive definite.
+        # As large as the Gram matrix's rounding errors, which may leave it just not positive definite.
         jitter = 1e-14 * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
         eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         factor, failed = torch.linalg.cholesky_ex(gram + jitter * eye)
-        factor = factor.masked_fill(failed != 0, torch.nan)  # an exception would make a GPU wait
+        factor = factor.masked_fill(failed != 0, torch.nan)  # an exception would synchronise with the GPU
         inverse = ((x @ factor.to(x.dtype)).square().sum(-1) / len(weight) + eps).rsqrt()
         ctx.save_for_backward(x, weight, inverse)
         return inverse
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: torch.Tensor):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         x, weight, inverse = ctx.saved_tensors
         scaled = (-gradient * inverse**3 / len(weight))[..., None] * x
         grad_x = scaled @ (weight.mT @ weight) if ctx.needs_input_grad[0] else None
@@ -56,428 +85,240 @@ class InverseNorm(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-@dataclass
-class LayerParts:
+def choose_attention_plan(
+    weights: LayerWeights, num_tokens: int, num_query_tokens: int, hidden_size: int, batch_size: int
+) -> AttentionPlan:
     """
-    What the rewrites take out of a decoder layer.
+    Choose the attention plan with the fewest multiply-adds for one image.
+
+    - `"explicit_kv"`: project all tokens to the layer's width, and compute keys and values as the layer does;
+    - `"host_width"`: attend to the host's tokens, without keys and values;
+    - `"folded_kv"`: fold the key and value projections with the input projection;
+    - `"folded_qkv"`: fold the query projection, too.
 
     Args:
-        norm (`nn.Module`): the norm before the attention.
-        gain (`torch.Tensor` of shape `(D,)`): of that norm.
-        shift (`torch.Tensor` of shape `(D,)`, *optional*): of that norm, if it is a `LayerNorm`, which also centres.
-        eps (`float`): of that norm.
-        query, key, value (`tuple`): weight of shape `(heads, head_dim, D)` and bias of shape `(heads, head_dim)`.
-        scaling (`float`): of the scores.
-        feed_forward (`Callable`): from the layer's input and its heads side by side, for the tokens that are read, to
-            what the layer's output is the sum of: the residual stream, and what `down` makes of the second.
-        down (`nn.Module`, *optional*): the feed-forward's last projection; `None` where a norm follows it.
-        down_multiplier (`float`): of what it makes.
-        query_norm, key_norm (`nn.Module`, *optional*): norms of each head.
-        soft_cap (`float`, *optional*): of the scores.
-        sinks (`torch.Tensor` of shape `(heads,)`, *optional*): a score that every query has for nothing.
-        has_rotary (`bool`): whether the layer uses rotary positions.
-        rotary_repeats (`int`): how often the family's cosines are repeated to be those of a head.
-    """
-
-    norm: nn.Module
-    gain: torch.Tensor
-    shift: torch.Tensor | None
-    eps: float
-    query: tuple[torch.Tensor, torch.Tensor | None]
-    key: tuple[torch.Tensor, torch.Tensor | None]
-    value: tuple[torch.Tensor, torch.Tensor | None]
-    scaling: float
-    feed_forward: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-    down: Any
-    down_multiplier: float = 1.0
-    query_norm: nn.Module | None = None
-    key_norm: nn.Module | None = None
-    soft_cap: float | None = None
-    sinks: torch.Tensor | None = None
-    has_rotary: bool = True
-    rotary_repeats: int = 1
-
-
-def _by_head(linear: nn.Module, head_dim: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    weight: Any = linear.weight.mT if isinstance(linear, Conv1D) else linear.weight
-    bias: Any = linear.bias
-    return weight.unflatten(0, (-1, head_dim)), None if bias is None else bias.unflatten(0, (-1, head_dim))
-
-
-def _split(fused, sizes: list[int], dim: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    weight, bias = fused
-    biases = [None] * len(sizes) if bias is None else bias.split(sizes, dim)
-    return list(zip(weight.split(sizes, dim), biases))
-
-
-def _gated(layer: Any) -> LayerParts:
-    """RMS norms and a gated feed-forward: LLaMA, Mistral, Qwen, SmolLM3, Gemma, Phi-3, Granite."""
-    attention, norm = layer.self_attn, layer.input_layernorm
-    head_dim = attention.head_dim
-    if hasattr(attention, "qkv_proj"):
-        num_key_value, fused = attention.num_key_value_heads, _by_head(attention.qkv_proj, head_dim)
-        query, key, value = _split(fused, [len(fused[0]) - 2 * num_key_value, num_key_value, num_key_value], dim=0)
-    else:
-        query, key, value = (_by_head(p, head_dim) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-    is_gemma = hasattr(norm, "eps")  # whose weight is stored minus one
-    has_more_norms = hasattr(layer, "pre_feedforward_layernorm")
-    multiplier = getattr(layer, "residual_multiplier", 1.0)
-
-    def feed_forward(read, heads):
-        update = attention.o_proj(heads)
-        if has_more_norms:
-            hidden_states = read + layer.post_attention_layernorm(update)
-            update = layer.mlp(layer.pre_feedforward_layernorm(hidden_states))
-            return hidden_states, layer.post_feedforward_layernorm(update)
-        hidden_states = read + update * multiplier
-        normed = layer.post_attention_layernorm(hidden_states)
-        if hasattr(layer.mlp, "gate_up_proj"):
-            gate, up = layer.mlp.gate_up_proj(normed).chunk(2, dim=-1)
-            return hidden_states, up * layer.mlp.activation_fn(gate)
-        return hidden_states, layer.mlp.act_fn(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed)
-
-    return LayerParts(
-        norm=norm,
-        gain=1.0 + norm.weight if is_gemma else norm.weight,
-        shift=None,
-        eps=norm.eps if is_gemma else norm.variance_epsilon,
-        query=query,
-        key=key,
-        value=value,
-        scaling=attention.scaling,
-        feed_forward=feed_forward,
-        down=None if has_more_norms else getattr(layer.mlp, "down_proj", None),
-        down_multiplier=multiplier,
-        query_norm=getattr(attention, "q_norm", None),
-        key_norm=getattr(attention, "k_norm", None),
-        soft_cap=getattr(attention, "attn_logit_softcapping", None),
-        has_rotary=getattr(attention, "use_rope", True),
-    )
-
-
-def _gpt_oss(layer: Any) -> LayerParts:
-    """RMS norms, experts, and attention that may sink."""
-
-    def feed_forward(read, heads):
-        hidden_states = read + layer.self_attn.o_proj(heads)
-        return hidden_states, layer.mlp(layer.post_attention_layernorm(hidden_states))[0]
-
-    return replace(_gated(layer), feed_forward=feed_forward, sinks=layer.self_attn.sinks, rotary_repeats=2)
-
-
-def _layer_norm(norm: Any, attention: Any, projections: Iterable, feed_forward: Callable, **kwargs) -> LayerParts:
-    query, key, value = projections
-    return LayerParts(
-        norm=norm,
-        gain=norm.weight,
-        shift=norm.bias,
-        eps=norm.eps,
-        query=query,
-        key=key,
-        value=value,
-        scaling=attention.scaling,
-        feed_forward=feed_forward,
-        **kwargs,
-    )
-
-
-def _opt(layer: Any) -> LayerParts | None:
-    attention = layer.self_attn
-    if not layer.do_layer_norm_before or layer.self_attn_layer_norm.weight is None:
-        return None
-    projections = (_by_head(p, attention.head_dim) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-
-    def feed_forward(read, heads):
-        hidden_states = read + attention.out_proj(heads)
-        return hidden_states, layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden_states)))
-
-    norm = layer.self_attn_layer_norm
-    return _layer_norm(norm, attention, projections, feed_forward, down=layer.fc2, has_rotary=False)
-
-
-def _gpt2(layer: Any) -> LayerParts:
-    attention = layer.attn
-    heads = [attention.num_heads] * 3
-
-    def feed_forward(read, heads):
-        hidden_states = read + attention.c_proj(heads)
-        return hidden_states, layer.mlp.act(layer.mlp.c_fc(layer.ln_2(hidden_states)))
-
-    projections = _split(_by_head(attention.c_attn, attention.head_dim), heads, dim=0)
-    return _layer_norm(layer.ln_1, attention, projections, feed_forward, down=layer.mlp.c_proj, has_rotary=False)
-
-
-def _gpt_neox(layer: Any) -> LayerParts:
-    attention, size = layer.attention, layer.attention.head_size
-
-    def feed_forward(read, heads):
-        hidden_states = read + attention.dense(heads)
-        fed = layer.post_attention_layernorm(read if layer.use_parallel_residual else hidden_states)
-        return hidden_states, layer.mlp.act(layer.mlp.dense_h_to_4h(fed))
-
-    # Query, key and value of one head stand next to each other.
-    projections = _split(_by_head(attention.query_key_value, 3 * size), [size] * 3, dim=1)
-    return _layer_norm(layer.input_layernorm, attention, projections, feed_forward, down=layer.mlp.dense_4h_to_h)
-
-
-def _phi(layer: Any) -> LayerParts:
-    attention = layer.self_attn
-    projections = (_by_head(p, attention.head_dim) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-
-    def feed_forward(read, heads):
-        return read + attention.dense(heads), layer.mlp.activation_fn(layer.mlp.fc1(layer.input_layernorm(read)))
-
-    norms = {"query_norm": attention.q_layernorm, "key_norm": attention.k_layernorm} if attention.qk_layernorm else {}
-    return _layer_norm(layer.input_layernorm, attention, projections, feed_forward, down=layer.mlp.fc2, **norms)
-
-
-# Exactly these classes, each compared with its own forward in a test; by name, as importing all takes a second.
-_PARTS: dict[str, Callable[[Any], LayerParts | None]] = {
-    "gemma.modeling_gemma.GemmaDecoderLayer": _gated,
-    "gemma2.modeling_gemma2.Gemma2DecoderLayer": _gated,
-    "gemma3.modeling_gemma3.Gemma3DecoderLayer": _gated,
-    "gpt2.modeling_gpt2.GPT2Block": _gpt2,
-    "gpt_neox.modeling_gpt_neox.GPTNeoXLayer": _gpt_neox,
-    "gpt_oss.modeling_gpt_oss.GptOssDecoderLayer": _gpt_oss,
-    "granite.modeling_granite.GraniteDecoderLayer": _gated,
-    "llama.modeling_llama.LlamaDecoderLayer": _gated,
-    "mistral.modeling_mistral.MistralDecoderLayer": _gated,
-    "opt.modeling_opt.OPTDecoderLayer": _opt,
-    "phi.modeling_phi.PhiDecoderLayer": _phi,
-    "phi3.modeling_phi3.Phi3DecoderLayer": _gated,
-    "qwen2.modeling_qwen2.Qwen2DecoderLayer": _gated,
-    "qwen3.modeling_qwen3.Qwen3DecoderLayer": _gated,
-    "smollm3.modeling_smollm3.SmolLM3DecoderLayer": _gated,
-}
-
-
-def find_parts(layer: nn.Module, input_projection: nn.Module) -> LayerParts | None:
-    """
-    The parts of a layer that can be rewritten, and `None` for one that must run as it is: of another class, or with
-    modules whose weights are not all there is to them.
-    """
-    take = _PARTS.get(f"{type(layer).__module__}.{type(layer).__qualname__}".removeprefix("transformers.models."))
-    if take is None or not all(_is_plain(module) for module in (input_projection, *layer.modules())):
-        return None
-    return take(layer)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Not adapted, quantised, offloaded or sharded, and without hooks that would not run."""
-    is_projection = hasattr(module, "in_features") or hasattr(module, "nf")
-    if is_projection and type(module) not in (nn.Linear, Conv1D):
-        return False
-    if hasattr(module, "_hf_hook") or module._forward_pre_hooks:
-        return False
-    if any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in module._forward_hooks.values()):
-        return False
-    # Sharded or quantised tensors are wrappers.
-    return not any(hasattr(parameter, "__tensor_flatten__") for parameter in module.parameters(recurse=False))
-
-
-def cheapest_route(parts: LayerParts, tokens: int, read: int, hidden_size: int, batch: int) -> str:
-    """
-    The way with the fewest multiply-adds for one image: attention in the host's width (`"narrow"`), projections folded
-    with the input projection (`"folded"`, or `"folded_keys"`: those of keys and values alone), or keys and values
-    formed as the layer forms them (`"formed"`).
-
-    Args:
-        parts ([`LayerParts`]): of the layer.
-        tokens (`int`): of an image.
-        read (`int`): how many of them are read.
+        weights ([`LayerWeights`]): the layer's weights.
+        num_tokens (`int`): tokens of an image.
+        num_query_tokens (`int`): tokens of an image whose output is wanted.
         hidden_size (`int`): d, the host's width.
-        batch (`int`): images that share what is computed once in a forward.
+        batch_size (`int`): images of a forward, which share its folded matrices.
     """
-    heads, head_dim, width = parts.query[0].shape
-    num_keys = 2 * parts.key[0].shape[0] * head_dim
-    query = read * heads * head_dim * width
-    attention = 2 * read * heads * tokens
-    inverse = hidden_size**2 * (tokens + width / batch)
-    folded_keys = num_keys * hidden_size * (tokens + width / batch) + attention * head_dim + inverse
-    costs = {
-        "formed": query + tokens * width * (hidden_size + num_keys) + attention * head_dim,
-        "folded_keys": query + folded_keys,
-        "folded": heads * head_dim * hidden_size * (read + width / batch) + folded_keys,
+    heads, head_dim, width = weights.query[0].shape
+    key_value_width = 2 * weights.key[0].shape[0] * head_dim
+    query = num_query_tokens * heads * head_dim * width
+    attention = 2 * num_query_tokens * heads * num_tokens
+    inverse_norm = hidden_size**2 * (num_tokens + width / batch_size)
+    folded_kv = key_value_width * hidden_size * (num_tokens + width / batch_size) + attention * head_dim + inverse_norm
+    folded_query = heads * head_dim * hidden_size * (num_query_tokens + width / batch_size)
+    costs: dict[AttentionPlan, float] = {
+        "explicit_kv": query + num_tokens * width * (hidden_size + key_value_width) + attention * head_dim,
+        "folded_kv": query + folded_kv,
+        "folded_qkv": folded_query + folded_kv,
     }
-    if parts.key_norm is None:
-        narrow = 2 * read * heads * width * (head_dim + hidden_size)
-        costs["narrow"] = query + narrow + attention * hidden_size + inverse
-    return min(costs, key=lambda name: costs[name])
+    if weights.key_norm is None:
+        from_and_to_host_width = 2 * num_query_tokens * heads * width * (head_dim + hidden_size)
+        costs["host_width"] = query + from_and_to_host_width + attention * hidden_size + inverse_norm
+    return min(costs, key=lambda plan: costs[plan])
 
 
-def folds_output(parts: LayerParts, output_projection: nn.Module, read: int) -> bool:
+def folds_output(weights: LayerWeights, output_projection: nn.Module, num_query_tokens: int) -> bool:
     """
-    Whether the feed-forward's last projection is cheaper folded with the output projection (D to d): for each of its
-    inputs that costs `d D`, and saves `D - d` for each of the `read` tokens of a batch.
+    Return whether the feed-forward's last projection is cheaper folded with the output projection (D to d): folding
+    costs `d D` multiply-adds for each of its inputs, and saves `D - d` for each of the batch's query tokens.
     """
-    if parts.down is None or not _is_plain(output_projection):
+    if weights.down is None or not is_plain(output_projection):
         return False
     hidden_size, width = cast(torch.Tensor, output_projection.weight).shape
-    return read * (width - hidden_size) > hidden_size * width
+    return num_query_tokens * (width - hidden_size) > hidden_size * width
 
 
 def run_layer(
-    parts: LayerParts,
-    route: str,
+    plan: LayerPlan,
     tokens: torch.Tensor,
-    read: torch.Tensor,
-    output_tokens: slice,
+    query_tokens: torch.Tensor,
     mask: torch.Tensor | None,
     cosines: torch.Tensor | None,
-    weight: torch.Tensor | None = None,
+    input_weight: torch.Tensor | None = None,
     output_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    The layer's output for the tokens that are read, projected to the host's width if there is an `output_weight`.
+    Compute the layer's output for the query tokens, projected to the host's width if there is an `output_weight`.
 
     Args:
-        parts ([`LayerParts`]): of the layer.
-        route (`str`): see [`cheapest_route`].
-        tokens (`torch.Tensor` of shape `(batch, tokens, d)`): the host's tokens; with `"formed"` the layer's input for
-            all of them, of shape `(batch, tokens, D)`.
-        read (`torch.Tensor` of shape `(batch, read, D)`): the layer's input for the tokens that are read.
-        output_tokens (`slice`): which those are.
-        mask (`torch.Tensor` of shape `(batch, 1, 1, tokens)`, *optional*): added to the scores.
-        cosines (`torch.Tensor` of shape `(rotary dimensions,)`, *optional*): of position 0, all 1 unless the family
-            scales its attention by them.
-        weight (`torch.Tensor` of shape `(D, d)`, *optional*): of the input projection; not with `"formed"`.
-        output_weight (`torch.Tensor` of shape `(d, D)`, *optional*): of the output projection, to fold it.
+        plan ([`LayerPlan`]): a plan with weights.
+        tokens (`torch.Tensor` of shape `(batch, tokens, d)`): the host's tokens; with `"explicit_kv"` the layer's
+            input, of shape `(batch, tokens, D)`.
+        query_tokens (`torch.Tensor` of shape `(batch, query tokens, D)`): the layer's input for the query tokens.
+        mask (`torch.Tensor` of shape `(batch, 1, 1, tokens)`, *optional*): added to the attention scores.
+        cosines (`torch.Tensor` of shape `(rotary dimensions,)`, *optional*): the rotary cosines at position 0, all 1
+            unless the family scales its attention by them.
+        input_weight (`torch.Tensor` of shape `(D, d)`, *optional*): weight of the input projection; not with
+            `"explicit_kv"`.
+        output_weight (`torch.Tensor` of shape `(d, D)`, *optional*): weight of the output projection, to fold it.
 
     Returns:
-        `torch.Tensor` of shape `(batch, read, D)`, or `(batch, read, d)` with `output_weight`.
+        `torch.Tensor` of shape `(batch, query tokens, D)`, or `(batch, query tokens, d)` with `output_weight`.
     """
-    cosines = cosines.repeat(parts.rotary_repeats) if cosines is not None and parts.has_rotary else None
-    if route == "formed":
-        query = _project(parts.norm(read), parts.query)
-        wide = parts.norm(tokens)
-        heads = _attend(parts, query, _project(wide, parts.key), _project(wide, parts.value), mask, cosines)
+    weights = cast(LayerWeights, plan.weights)
+    cosines = cosines.repeat(weights.rotary_repeats) if cosines is not None and weights.has_rotary else None
+    if plan.attention == "explicit_kv":
+        query = _project(weights.norm(query_tokens), weights.query)
+        normed = weights.norm(tokens)
+        heads = _attend(weights, query, _project(normed, weights.key), _project(normed, weights.value), mask, cosines)
     else:
-        heads = _run_in_host_width(parts, route, tokens, read, output_tokens, mask, cosines, weight)
-    hidden_states, update = parts.feed_forward(read, heads.to(read.dtype))
+        heads = _attend_to_host_tokens(plan, tokens, query_tokens, mask, cosines, cast(torch.Tensor, input_weight))
+    hidden_states, update = weights.feed_forward(query_tokens, heads.to(query_tokens.dtype))
     if output_weight is not None:
-        return _project_output(parts, hidden_states, update, output_weight)
-    if parts.down is not None:
-        update = parts.down(update) * parts.down_multiplier
+        return _project_output(weights, hidden_states, update, output_weight)
+    if weights.down is not None:
+        update = weights.down(update) * weights.down_multiplier
     return hidden_states + update
 
 
-def _project_output(parts: LayerParts, hidden_states, update, output_weight: torch.Tensor) -> torch.Tensor:
-    """`W_out (h + W_down u)` as `W_out h + (W_out W_down) u`."""
-    down, dtype = parts.down, output_weight.dtype
-    weight = down.weight.mT if isinstance(down, Conv1D) else down.weight
-    folded = output_weight @ weight.to(dtype)
+def _project_output(
+    weights: LayerWeights, hidden_states: torch.Tensor, update: torch.Tensor, output_weight: torch.Tensor
+) -> torch.Tensor:
+    """Compute `W_out (h + W_down u)` as `W_out h + (W_out W_down) u`."""
+    down, dtype = weights.down, output_weight.dtype
+    down_weight = down.weight.mT if isinstance(down, Conv1D) else down.weight
+    folded = output_weight @ down_weight.to(dtype)
     if down.bias is not None:
-        hidden_states = hidden_states + down.bias * parts.down_multiplier
-    update = F.linear(update.to(dtype), folded) * parts.down_multiplier
+        hidden_states = hidden_states + down.bias * weights.down_multiplier
+    update = F.linear(update.to(dtype), folded) * weights.down_multiplier
     return F.linear(hidden_states.to(dtype), output_weight) + update
 
 
-def _run_in_host_width(
-    parts: LayerParts, route: str, tokens, read, output_tokens: slice, mask, cosines, weight
+def _attend_to_host_tokens(
+    plan: LayerPlan,
+    tokens: torch.Tensor,
+    query_tokens: torch.Tensor,
+    mask: torch.Tensor | None,
+    cosines: torch.Tensor | None,
+    input_weight: torch.Tensor,
 ) -> torch.Tensor:
-    """The heads side by side, for the tokens that are read."""
+    """Return the concatenated attention heads of the query tokens."""
+    weights = cast(LayerWeights, plan.weights)
     # In float32 at least, under autocast too: d is small.
     with nullcontext() if tokens.device.type == "meta" else torch.autocast(tokens.device.type, enabled=False):
-        x, weight = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (tokens, weight))
-        if parts.shift is not None:
-            weight = weight - weight.mean(dim=0)
-        inverse = InverseNorm.apply(x, weight, parts.eps)
-        gained = parts.gain.to(weight.dtype)[:, None] * weight
+        x, input_weight = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (tokens, input_weight))
+        if weights.shift is not None:
+            input_weight = input_weight - input_weight.mean(dim=0)
+        inverse = InverseNorm.apply(x, input_weight, weights.eps)
+        gained = weights.gain.to(input_weight.dtype)[:, None] * input_weight
         scaled = x * inverse[..., None]
-        if route == "folded":
-            query = _project_folded(parts, scaled[:, output_tokens], gained, parts.query)
+        if plan.attention == "folded_qkv":
+            query = _project_folded(weights, scaled[:, plan.output_tokens], gained, weights.query)
         else:
-            query = _project(parts.norm(read).to(parts.query[0].dtype), parts.query)
-        if route == "narrow":
-            return _attend_in_host_width(parts, scaled, gained, query, mask, cosines)
-        key, value = (_project_folded(parts, scaled, gained, which) for which in (parts.key, parts.value))
-        return _attend(parts, query.to(key.dtype), key, value, mask, cosines)
+            query = _project(weights.norm(query_tokens).to(weights.query[0].dtype), weights.query)
+        if plan.attention == "host_width":
+            return _attend_without_keys(weights, scaled, gained, query, mask, cosines)
+        key, value = (_project_folded(weights, scaled, gained, p) for p in (weights.key, weights.value))
+        return _attend(weights, query.to(key.dtype), key, value, mask, cosines)
 
 
-def _project(hidden_states: torch.Tensor, projection: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor:
-    """`(batch, tokens, heads, head_dim)`."""
+def _project(hidden_states: torch.Tensor, projection: Projection) -> torch.Tensor:
+    """Project to `(batch, tokens, heads, head_dim)`."""
     weight, bias = projection
     flat = F.linear(hidden_states, weight.flatten(0, 1), None if bias is None else bias.flatten())
     return flat.unflatten(-1, weight.shape[:2])
 
 
-def _total_bias(parts: LayerParts, projection: tuple[torch.Tensor, torch.Tensor | None]) -> torch.Tensor | None:
-    """What the norm's shift and the projection's bias add for every token, `(heads, head_dim)`."""
+def _total_bias(weights: LayerWeights, projection: Projection) -> torch.Tensor | None:
+    """Return the sum of the norm's projected shift and the projection's bias, of shape `(heads, head_dim)`."""
     weight, bias = projection
-    if parts.shift is None:
+    if weights.shift is None:
         return bias
-    shift = weight @ parts.shift
+    shift = weight @ weights.shift
     return shift if bias is None else shift + bias
 
 
-def _project_folded(parts: LayerParts, scaled: torch.Tensor, gained: torch.Tensor, projection) -> torch.Tensor:
-    """Like `_project`, of host tokens divided by the norm of their projections."""
-    weight, bias = projection[0], _total_bias(parts, projection)
+def _project_folded(
+    weights: LayerWeights, scaled: torch.Tensor, gained: torch.Tensor, projection: Projection
+) -> torch.Tensor:
+    """Project, as `_project`, the host's tokens `scaled` by their inverse norms, by a folded matrix."""
+    weight, bias = projection[0], _total_bias(weights, projection)
     folded = weight.flatten(0, 1).to(gained.dtype) @ gained
     flat = F.linear(scaled, folded, None if bias is None else bias.flatten().to(gained.dtype))
     return flat.unflatten(-1, weight.shape[:2])
 
 
 def _rotate(heads: torch.Tensor, cosines: torch.Tensor | None) -> torch.Tensor:
-    """The rotation of position 0, which is none, times the family's attention scaling."""
+    """Apply the rotation of position 0, the identity, times the family's attention scaling."""
     if cosines is None:
         return heads
     rotary, rest = heads.split([len(cosines), heads.shape[-1] - len(cosines)], dim=-1)
     return torch.cat([rotary * cosines.to(heads.device, heads.dtype), rest], dim=-1)
 
 
-def _attend(parts: LayerParts, query, key, value, mask, cosines) -> torch.Tensor:
-    """Attention of `(batch, tokens, heads, head_dim)`; the heads side by side."""
-    query = query if parts.query_norm is None else parts.query_norm(query)
-    key = key if parts.key_norm is None else parts.key_norm(key)
+def _attend(
+    weights: LayerWeights,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    cosines: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attend with queries, keys and values of shape `(batch, tokens, heads, head_dim)`; concatenate the heads."""
+    query = query if weights.query_norm is None else weights.query_norm(query)
+    key = key if weights.key_norm is None else weights.key_norm(key)
     query, key = _rotate(query, cosines), _rotate(key, cosines)
     groups = query.shape[2] // key.shape[2]
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if parts.soft_cap is None and parts.sinks is None:
+    if weights.soft_cap is None and weights.sinks is None:
         mask = None if mask is None else mask.to(query.dtype)
-        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=parts.scaling)
+        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=weights.scaling)
     else:
-        weights = _softmax(parts, query @ key.mT * parts.scaling, mask, (-1, 1, 1))
-        heads = weights.to(value.dtype) @ value
+        probabilities = _softmax(weights, query @ key.mT * weights.scaling, mask, (-1, 1, 1))
+        heads = probabilities.to(value.dtype) @ value
     return heads.transpose(1, 2).flatten(2)
 
 
-def _softmax(parts: LayerParts, scores, mask, heads_shape: tuple[int, ...]) -> torch.Tensor:
-    """Attention weights of scores whose heads are in the dimensions of `heads_shape`."""
-    if parts.soft_cap is not None:
-        scores = parts.soft_cap * torch.tanh(scores / parts.soft_cap)
+def _softmax(
+    weights: LayerWeights, scores: torch.Tensor, mask: torch.Tensor | None, heads_shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Return the attention probabilities of scores whose heads are in the dimensions of `heads_shape`."""
+    if weights.soft_cap is not None:
+        scores = weights.soft_cap * torch.tanh(scores / weights.soft_cap)
     if mask is not None:
         scores = scores + mask.to(scores.dtype)
     dtype = torch.promote_types(scores.dtype, torch.float32)
-    if parts.sinks is None:
+    if weights.sinks is None:
         return scores.softmax(dim=-1, dtype=dtype)
-    sinks = parts.sinks.to(scores.dtype).view(heads_shape).expand(*scores.shape[:-1], 1)
+    sinks = weights.sinks.to(scores.dtype).view(heads_shape).expand(*scores.shape[:-1], 1)
     return torch.cat([scores, sinks], dim=-1).softmax(dim=-1, dtype=dtype)[..., :-1]
 
 
-def _attend_in_host_width(parts: LayerParts, scaled, gained, query, mask, cosines) -> torch.Tensor:
-    """The same without keys and values: over the host's tokens, divided by the norm of their projections."""
-    query = query if parts.query_norm is None else parts.query_norm(query)
-    query = _rotate(_rotate(query, cosines), cosines)  # and the keys' share
-    query = query.unflatten(2, (parts.key[0].shape[0], -1))
-    wide = torch.einsum("brkgc,kcD->brkgD", query, parts.key[0])
-    # `reshape` makes of many narrow products one.
-    wide = (wide.to(gained.dtype).reshape(-1, len(gained)) @ gained).view(*query.shape[:-1], -1)
-    scores = torch.einsum("brkgd,btd->brkgt", wide, scaled) * parts.scaling
-    if parts.soft_cap is not None or parts.sinks is not None:
-        # A bias of the keys moves all scores of a query alike, which only a plain softmax does not see.
-        if (bias := _total_bias(parts, parts.key)) is not None:
-            moved = torch.einsum("brkgc,kc->brkg", query, bias) * parts.scaling
+def _attend_without_keys(
+    weights: LayerWeights,
+    scaled: torch.Tensor,
+    gained: torch.Tensor,
+    query: torch.Tensor,
+    mask: torch.Tensor | None,
+    cosines: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attend, without keys and values, to the host's tokens `scaled` by their inverse norms; concatenate the heads."""
+    query = query if weights.query_norm is None else weights.query_norm(query)
+    query = _rotate(_rotate(query, cosines), cosines)  # the second time for the keys
+    query = query.unflatten(2, (weights.key[0].shape[0], -1))
+    folded_query = torch.einsum("brkgc,kcD->brkgD", query, weights.key[0])
+    # `reshape` makes one matrix product out of many small ones.
+    folded_query = (folded_query.to(gained.dtype).reshape(-1, len(gained)) @ gained).view(*query.shape[:-1], -1)
+    scores = torch.einsum("brkgd,btd->brkgt", folded_query, scaled) * weights.scaling
+    if weights.soft_cap is not None or weights.sinks is not None:
+        # A bias of the keys moves all scores of a query alike: only a plain softmax is invariant to it.
+        if (bias := _total_bias(weights, weights.key)) is not None:
+            moved = torch.einsum("brkgc,kc->brkg", query, bias) * weights.scaling
             scores = scores + moved[..., None].to(scores.dtype)
-    weights = _softmax(parts, scores, None if mask is None else mask[:, :, :, None], (*query.shape[2:4], 1))
-    mean = torch.einsum("brkgt,btd->brkgd", weights, scaled)
-    heads = torch.einsum("brkgD,kcD->brkgc", (mean @ gained.mT).to(query.dtype), parts.value[0])
-    if (bias := _total_bias(parts, parts.value)) is not None:
-        total = 1.0 if parts.sinks is None else weights.sum(dim=-1, keepdim=True).to(heads.dtype)
+    mask = None if mask is None else mask[:, :, :, None]
+    probabilities = _softmax(weights, scores, mask, (*query.shape[2:4], 1))
+    mean = torch.einsum("brkgt,btd->brkgd", probabilities, scaled)
+    heads = torch.einsum("brkgD,kcD->brkgc", (mean @ gained.mT).to(query.dtype), weights.value[0])
+    if (bias := _total_bias(weights, weights.value)) is not None:
+        total = 1.0 if weights.sinks is None else probabilities.sum(dim=-1, keepdim=True).to(heads.dtype)
         heads = heads + bias[:, None] * total
     return heads.flatten(2)
 
 
-__all__ = ["LayerParts", "cheapest_route", "find_parts", "folds_output", "run_layer"]
+__all__ = ["AttentionPlan", "LayerPlan", "choose_attention_plan", "folds_output", "run_layer"]

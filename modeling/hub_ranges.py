@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Files of Hub repositories read by byte ranges over HTTP, and the cache of the ranges that were read."""
+"""Reading files of Hub repositories by byte ranges over HTTP, and caching the ranges."""
 
 import hashlib
 import json
@@ -7,7 +7,9 @@ import os
 import re
 import struct
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
@@ -17,20 +19,20 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_s
 from .checkpoint_files import LocalFile
 
 
-GAP = 1 << 10  # ranges with fewer bytes between them are one request
-PIECE = 1 << 24  # bytes of one request at most
-PARALLEL = 4
-TRIES = 5  # answers in a row that bring nothing
+GAP = 1 << 10  # ranges separated by at most this many bytes are merged into one request
+PIECE = 1 << 24  # largest request, in bytes
+PARALLEL = 4  # simultaneous requests
+TRIES = 5  # consecutive responses without data before giving up
 
 
 class RangesIgnored(OSError):
-    """The server sends whole files where a range is asked for."""
+    """The server ignores range requests and sends whole files."""
 
 
 class HubFile:
     """
-    A file of a Hub repository at one commit, read by byte ranges. What was read once is kept below the repository's
-    folder of the Hub's cache, in safetensors files with a checksum, and is not asked for again.
+    A file of a Hub repository at one commit, read by byte ranges. Ranges are cached below the repository's folder of
+    the Hub's cache, in safetensors files with a checksum, so that none is downloaded twice.
 
     Args:
         repo_id (`str`): repository on the Hub.
@@ -39,11 +41,11 @@ class HubFile:
         hub_kwargs (`dict`): `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        `RangesIgnored`: where the server ignores ranges.
-        `OSError`: huggingface_hub's errors for what is missing, gated or private, and for a connection that fails.
+        `RangesIgnored`: if the server ignores range requests.
+        `OSError`: huggingface_hub's errors for a missing, gated or private repository and for a failed connection.
     """
 
-    def __init__(self, repo_id: str, filename: str, commit: str, hub_kwargs: dict):
+    def __init__(self, repo_id: str, filename: str, commit: str, hub_kwargs: dict[str, Any]):
         self.repo_id, self.filename, self.commit = repo_id, filename, commit
         self.path = f"{repo_id}/{filename}"
         self.size = 0
@@ -52,28 +54,29 @@ class HubFile:
         self._url = hf_hub_url(repo_id, filename, revision=commit)
         self._token = hub_kwargs.get("token")
         self._folder = os.path.join(repository_folder(repo_id, hub_kwargs), "llm_layers", commit)
-        self._parts: list[tuple[int, int, int, LocalFile]] = []  # start, stop, place in the cached file
+        # Start and stop of each cached range, its offset in the cache file, and the cache file.
+        self._cached: list[tuple[int, int, int, LocalFile]] = []
         self._fetch([(0, 8)])
 
     def read(self, offset: int, length: int) -> bytearray:
         if offset + length > self.size:
             raise ValueError(
-                f"{self.path} is truncated: bytes {offset} to {offset + length} are wanted and it has {self.size}."
+                f"{self.path} is truncated: cannot read bytes {offset} to {offset + length} of {self.size}."
             )
         data = bytearray()
         while len(data) < length:
             at = offset + len(data)
-            part = next((part for part in self._parts if part[0] <= at < part[1]), None)
-            if part is None:
+            cached = next((cached for cached in self._cached if cached[0] <= at < cached[1]), None)
+            if cached is None:
                 self._fetch([(at, offset + length)])
             else:
-                start, stop, place, file = part
-                data += file.read(place + at - start, min(stop, offset + length) - at)
+                start, stop, cache_offset, file = cached
+                data += file.read(cache_offset + at - start, min(stop, offset + length) - at)
         self.bytes_read += length
         return data
 
     def prefetch(self, ranges: list[tuple[int, int]]) -> None:
-        """Reads `(start, stop)` ranges into the cache, in few requests with a progress bar."""
+        """Download `(start, stop)` ranges into the cache, in few requests, with a progress bar."""
         merged: list[tuple[int, int]] = []
         for start, stop in sorted(ranges):
             if merged and start <= merged[-1][1] + GAP:
@@ -83,10 +86,10 @@ class HubFile:
         if merged:
             self._fetch(merged, progress=True)
 
-    def close(self):
-        for *_, file in self._parts:
+    def close(self) -> None:
+        for *_, file in self._cached:
             file.close()
-        self._parts = []
+        self._cached = []
 
     def _fetch(self, ranges: list[tuple[int, int]], progress: bool = False) -> None:
         name = hashlib.sha256(json.dumps([self.filename, ranges]).encode()).hexdigest()
@@ -95,18 +98,18 @@ class HubFile:
             return
         if self._offline:
             raise LocalEntryNotFoundError(
-                f"{self.path} at {self.commit}: what is wanted of it is not in the cache, and the Hub cannot be asked "
+                f"{self.path} at {self.commit}: the requested tensors are not in the cache, and cannot be downloaded "
                 "in offline mode (HF_HUB_OFFLINE, local_files_only)."
             )
         os.makedirs(self._folder, exist_ok=True)
         with WeakFileLock(f"{path}.lock"):
-            if not self._load(path):  # another process may have read it meanwhile
+            if not self._load(path):  # another process may have downloaded it meanwhile
                 self._download(ranges, path, progress)
                 if not self._load(path):
-                    raise OSError(f"{path}: what was just written cannot be read back; is the disk full or damaged?")
+                    raise OSError(f"{path} cannot be read back after writing it; is the disk full or damaged?")
 
     def _load(self, path: str) -> bool:
-        """Takes over a file of the cache; `False` if there is none, or it is damaged."""
+        """Load the ranges of a cache file; return `False` if it is missing or damaged."""
         if not os.path.isfile(path):
             return False
         file = LocalFile(path)
@@ -119,27 +122,27 @@ class HubFile:
                 digest.update(file.read(offset, min(PIECE, file.size - offset)))
             if digest.hexdigest() != metadata["sha256"]:
                 raise ValueError("its checksum is wrong")
-            parts = []
+            cached = []
             for name, entry in header.items():
                 begin, end = map(int, name.split("-"))
-                parts.append((begin, end, start + entry["data_offsets"][0], file))
+                cached.append((begin, end, start + entry["data_offsets"][0], file))
             self.size = int(metadata["size"])
         except (AttributeError, KeyError, TypeError, ValueError, struct.error):
             file.close()
             return False
-        self._parts += parts
+        self._cached += cached
         return True
 
     def _download(self, ranges: list[tuple[int, int]], path: str, progress: bool) -> None:
-        pieces, entries, place = [], {}, 0
+        pieces, entries, num_bytes = [], {}, 0
         for start, stop in ranges:
             entries[f"{start}-{stop}"] = {
                 "dtype": "U8",
                 "shape": [stop - start],
-                "data_offsets": [place, place + stop - start],
+                "data_offsets": [num_bytes, num_bytes + stop - start],
             }
-            pieces += [(at, min(at + PIECE, stop), place + at - start) for at in range(start, stop, PIECE)]
-            place += stop - start
+            pieces += [(at, min(at + PIECE, stop), num_bytes + at - start) for at in range(start, stop, PIECE)]
+            num_bytes += stop - start
 
         def encoded_header(digest: str) -> bytes:
             about = {"repository": self.repo_id, "commit": self.commit, "file": self.filename}
@@ -154,7 +157,7 @@ class HubFile:
             with (
                 open(temporary, "w+b") as file,
                 tqdm(
-                    total=place, unit="B", unit_scale=True, desc=self.path, disable=None if progress else True
+                    total=num_bytes, unit="B", unit_scale=True, desc=self.path, disable=None if progress else True
                 ) as bar,
                 ThreadPoolExecutor(PARALLEL) as pool,
             ):
@@ -181,14 +184,14 @@ class HubFile:
             os.unlink(temporary)
             raise
 
-    def _get(self, start: int, stop: int, write, bar) -> None:
-        """Asks for bytes `start` to `stop`, and again for what an answer lacks."""
+    def _get(self, start: int, stop: int, write: Callable[[bytes, int], Any], bar: tqdm) -> None:
+        """Request bytes `start` to `stop`, and again those that a response lacks."""
         done, failures, reason = 0, 0, ""
         while start + done < stop:
             headers = build_hf_headers(token=self._token)
             headers |= {"Range": f"bytes={start + done}-{stop - 1}", "Accept-Encoding": "identity"}
             before = done
-            # The client itself drops the token where a redirect leads to another host.
+            # The client itself drops the token if a redirect leads to another host.
             with http_stream_backoff(
                 "GET", self._url, headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
             ) as response:
@@ -197,9 +200,9 @@ class HubFile:
                 hf_raise_for_status(response)
                 content = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
                 if response.status_code != 206 or not content or int(content[1]) != start + done:
-                    raise RangesIgnored(f"{self.path}: the server ignores ranges.")
+                    raise RangesIgnored(f"{self.path}: the server ignores range requests.")
                 if self.size not in (0, int(content[2])):
-                    raise OSError(f"{self.path} at {self.commit} has changed its size while it was read. Try again.")
+                    raise OSError(f"{self.path} at {self.commit} changed its size while it was read. Try again.")
                 self.size = int(content[2])
                 if stop > self.size:
                     raise ValueError(f"{self.path} is truncated: it has {self.size} bytes. Its upload is damaged.")
@@ -217,15 +220,15 @@ class HubFile:
             if failures == TRIES:
                 raise OSError(
                     f"{self.path}: the connection broke off {TRIES} times at byte {start + done} of {self.size}"
-                    f"{reason}. Try again; what is complete stays in the cache."
+                    f"{reason}. Try again; complete ranges stay in the cache."
                 )
 
 
-def is_offline(hub_kwargs: dict) -> bool:
+def is_offline(hub_kwargs: dict[str, Any]) -> bool:
     return bool(constants.HF_HUB_OFFLINE or hub_kwargs.get("local_files_only"))
 
 
-def repository_folder(repo_id: str, hub_kwargs: dict) -> str:
-    """Where the Hub's cache keeps a repository."""
+def repository_folder(repo_id: str, hub_kwargs: dict[str, Any]) -> str:
+    """Return the folder of a repository in the Hub's cache."""
     cache = os.fspath(hub_kwargs.get("cache_dir") or constants.HF_HUB_CACHE)
     return os.path.join(cache, repo_folder_name(repo_id=repo_id, repo_type="model"))

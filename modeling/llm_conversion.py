@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""From the names and shapes in which a language model's tensors are published to those of its modules."""
+"""Converting the names and shapes of a language model's published tensors to those of its modules."""
 
 from collections.abc import Callable, Iterable
 from functools import reduce
@@ -23,14 +23,14 @@ def find_keys(
     build_llm: Callable[[], PreTrainedModel],
 ) -> dict[str, str]:
     """
-    Where the tensors below `path` are in a checkpoint, by today's names or older ones.
+    Find the tensors of a module in a checkpoint, by today's names or older ones.
 
     Args:
-        checkpoint ([`LLMCheckpoint`]): where to look.
-        path (`str`): of a module in the language model.
-        expected (`set[str]`): names of that module's tensors.
-        base_model_prefix (`str`): what the language model's published keys begin with, such as `model`.
-        build_llm (`Callable`): gives the language model on the meta device; called for older names alone.
+        checkpoint ([`LLMCheckpoint`]): the checkpoint to search.
+        path (`str`): path of the module in the language model.
+        expected (`set[str]`): names of the module's tensors.
+        base_model_prefix (`str`): the prefix of the language model's published keys, such as `model`.
+        build_llm (`Callable`): returns the language model on the meta device; called only to try older names.
 
     Returns:
         `dict[str, str]`: from names below `path` to keys of the checkpoint; empty if there are none.
@@ -41,13 +41,13 @@ def find_keys(
 
 def find_renamed_keys(llm: PreTrainedModel, path: str, keys: Iterable[str]) -> dict[str, str]:
     """
-    Where the tensors below `path` are in a checkpoint whose modules have older names (EXAONE: `transformer.h.3` for
-    `layers.3`), by transformers' own renaming.
+    Find the tensors of a module in a checkpoint with older names (EXAONE: `transformer.h.3` for `layers.3`), by
+    transformers' own renaming.
 
     Args:
         llm (`PreTrainedModel`): the language model on the meta device.
-        path (`str`): of a module in it.
-        keys (`Iterable[str]`): of the checkpoint.
+        path (`str`): path of the module in the language model.
+        keys (`Iterable[str]`): keys of the checkpoint.
 
     Returns:
         `dict[str, str]`: from today's names below `path` to keys of the checkpoint; empty if there are none.
@@ -65,7 +65,7 @@ def find_renamed_keys(llm: PreTrainedModel, path: str, keys: Iterable[str]) -> d
 
 
 def convert_tensors(llm: PreTrainedModel, path: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Puts tensors below `path` into today's names and fused shapes by transformers' own conversion mapping."""
+    """Convert tensors of a module to today's names and fused shapes by transformers' own conversion mapping."""
     dtype = reduce(torch.promote_types, {t.dtype for t in tensors.values() if t.is_floating_point()})
     nn.Module.to(llm, dtype)  # on the meta device: the converter casts to the type it finds there
     convert_and_load_state_dict_in_model(

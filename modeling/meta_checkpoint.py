@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""LLaMA as Meta distributes it: `params.json` beside `consolidated.00.pth` and more of them for larger models."""
+"""LLaMA checkpoints in Meta's format: `params.json` beside one or more `consolidated.*.pth`."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from .checkpoint_files import PickleFile, unpermute_rotary_heads
 
 
-# Of one layer, to transformers' names.
+# From Meta's names of a layer's tensors to transformers'.
 META_LAYER = {
     "attention.wq": "self_attn.q_proj",
     "attention.wk": "self_attn.k_proj",
@@ -24,12 +24,12 @@ META_LAYER = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-# Of those that the files share, the dimension along which each has its part.
+# The dimension along which a tensor is split over the files, if not 0; `None` if each file has the whole tensor.
 _SPLIT_DIM = {"attention.wo": 1, "feed_forward.w2": 1, "attention_norm": None, "ffn_norm": None, "norm": None}
 
 
 def is_meta_folder(folder: str) -> bool:
-    """Not one that transformers' files lie in, too: those are read then."""
+    """Return whether a folder is in Meta's format and not in transformers', which is preferred."""
     if Path(folder, "config.json").is_file():
         return False
     return Path(folder, "params.json").is_file() and any(Path(folder).glob("consolidated.*.pth"))
@@ -37,10 +37,10 @@ def is_meta_folder(folder: str) -> bool:
 
 def read_meta_config(folder: str) -> LlamaConfig:
     """
-    The configuration that `params.json` means (github.com/meta-llama/llama-models, `models/llama3/args.py`).
+    Read the configuration from `params.json` (github.com/meta-llama/llama-models, `models/llama3/args.py`).
 
     Raises:
-        `ValueError`: if it is no such file.
+        `ValueError`: if the file is not the `params.json` of a LLaMA.
     """
     path = Path(folder, "params.json")
     try:
@@ -53,7 +53,7 @@ def read_meta_config(folder: str) -> LlamaConfig:
             inner = -(-inner // multiple) * multiple
         rope = {"rope_type": "default", "rope_theta": params.get("rope_theta", 10000.0)}
         if params.get("use_scaled_rope"):
-            # LLaMA 3.2's 1B and 3B are stretched by 32, 3.1 and larger ones by 8.
+            # LLaMA 3.2 1B and 3B have the factor 32, LLaMA 3.1 and larger ones 8.
             rope |= {"rope_type": "llama3", "factor": 32.0 if dim < 4096 else 8.0, "low_freq_factor": 1.0}
             rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
         return LlamaConfig(
@@ -73,10 +73,10 @@ def read_meta_config(folder: str) -> LlamaConfig:
 
 class MetaFile:
     """
-    The tensors of a folder's `consolidated.*.pth` in transformers' names, the parts of each joined.
+    The tensors of a folder's `consolidated.*.pth` under transformers' names, concatenated over the files.
 
     Raises:
-        `ValueError`: if a file is missing in the row, or cannot be read.
+        `ValueError`: if a file between others is missing, or a file cannot be read.
     """
 
     def __init__(self, folder: str):
@@ -104,13 +104,13 @@ class MetaFile:
         return list(self._names)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """A tensor's bytes and the type it is stored in."""
+        """Return a tensor's size in bytes and its stored data type."""
         sizes = [file.size_of(self._names[key]) for file in self.files]
         return sizes[0][0] if self._split_dim(key) is None else sum(size for size, _ in sizes), sizes[0][1]
 
     def _split_dim(self, key: str) -> int | None:
-        part = re.sub(r"^layers\.\d+\.|\.weight$", "", self._names[key])
-        return _SPLIT_DIM.get(part, 0)
+        name = re.sub(r"^layers\.\d+\.|\.weight$", "", self._names[key])
+        return _SPLIT_DIM.get(name, 0)
 
     def read(self, key: str) -> torch.Tensor:
         dim, name = self._split_dim(key), self._names[key]
@@ -119,12 +119,14 @@ class MetaFile:
         try:
             tensor = torch.cat([file.read(name) for file in self.files], dim=dim)
         except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{self.path}: its files do not share {name} ({error}). Copy them again.") from error
+            raise ValueError(
+                f"{self.path}: {name} of its files cannot be joined ({error}). Copy them again."
+            ) from error
         if projection := re.search(r"\.([qk])_proj\.", key):
             heads = self.config.num_attention_heads if projection[1] == "q" else self.config.num_key_value_heads
             return unpermute_rotary_heads(tensor, cast(int, heads))
         return tensor
 
-    def close(self):
+    def close(self) -> None:
         for file in self.files:
             file.close()

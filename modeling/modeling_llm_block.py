@@ -4,7 +4,7 @@
 import copy
 import functools
 import hashlib
-import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -15,22 +15,20 @@ from transformers import initialization as init
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_llm_block import LLMBlockConfig
-from .fast_llm_layer import LayerParts, cheapest_route, find_parts, folds_output, run_layer
-from .llm_checkpoint import LLMCheckpoint, load_llm_config
-from .llm_conversion import convert_tensors, find_keys
+from .fast_llm_layer import AttentionPlan, LayerPlan, choose_attention_plan, folds_output, run_layer
+from .llm_checkpoint import load_llm_config
 from .llm_layer import (
     LLMLayers,
-    accepted_arguments,
-    attention_bias,
     build_llm,
     build_llm_layers,
-    call_layer,
     disable_dropout,
-    expand_positions,
     has_rotary,
-    has_sdpa,
-    rotary_embeddings,
+    init_random_layers,
+    init_unit_norm,
 )
+from .llm_layer_call import LLMLayerCaller, attention_bias
+from .llm_layer_reader import LLMLayerReader, update_digest
+from .llm_layer_weights import LayerWeights, find_layer_weights
 from .pretrained_model import LOADING, PreTrainedModelWithLLMBlock
 
 
@@ -47,14 +45,14 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
 
     Source: "Frozen Transformers in Language Models Are Effective Visual Encoder Layers" (ICLR 2024), section 3, and
     its released code (github.com/ziqipang/LM4VisualEncoding, `image_classification/models`). The block may be used
-    alone in any `nn.Module`: building it reads the layer from the language model, only its projections are trained.
+    alone in any `nn.Module`. Building it reads the layer from the language model; only its projections are trained.
 
     Args:
         config ([`LLMBlockConfig`]): the block's configuration.
 
     Raises:
-        `ValueError`: if the language model has no such layer, the layer cannot run alone, or the checkpoint lacks its
-            tensors or holds others than those the configuration's fingerprint stands for.
+        `ValueError`: if the language model has no such layer, the layer cannot run alone, the checkpoint lacks its
+            tensors, or its tensors do not match the configuration's fingerprint.
 
     Example:
 
@@ -75,7 +73,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
     _can_record_outputs = {
         "hidden_states": OutputRecorder(cast(type[nn.Module], None), class_name="llm_block"),
         "attentions": [
-            # The digit ends the layer's index: GPT-Neo has another `attention` inside its `attn`.
+            # Match `<layer index>.attn` only, not modules nested in it: GPT-Neo has an `attention` inside `attn`.
             OutputRecorder(cast(type[nn.Module], None), index=1, class_name=f"{digit}.{name}")
             for digit in range(10)
             for name in ("self_attn", "attn", "attention", "self_attention")
@@ -102,7 +100,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         self.output_projection = nn.Linear(llm_hidden_size, config.hidden_size, bias=False)
 
         self._llm_tensor_names = sorted(self._named_llm_tensors())
-        self._digest_as_read: str | None = None
+        self._remembered_digest: str | None = None
         self.post_init()
         self.freeze_llm_layers()
         if self.input_projection.weight.device.type != "meta":
@@ -114,18 +112,11 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             raise ValueError(f"rotary=True, but {built.config.model_type} has no rotary positions. Use rotary=False.")
         self.llm_layers = built.layers
         self.final_norm = self._build_final_norm(built)
-        self._layer_config = built.config
         self._base_model_prefix = built.llm.base_model_prefix
-        self._has_sdpa = has_sdpa(self._llm_config)
         self._llm_paths = {f"llm_layers.{i}.": built.layer_path(index) for i, index in enumerate(built.indices)}
         if config.final_norm == "pretrained":
             self._llm_paths["final_norm."] = cast(str, built.final_norm_path)
-        self._accepted = [accepted_arguments(layer) for layer in self.llm_layers]
-        # In a list, so that it is no submodule: its buffers would come back uninitialised from `from_pretrained`.
-        self._rotary = [built.rotary]
-        self._indices = built.indices
-        self._position_zero: list[Any] = []
-        self._prepare_layer_calls()
+        self._caller = LLMLayerCaller(built, self._llm_config, config.rotary, config.attention == "causal")
         device = self.input_projection.weight.device
         if device.type != "meta":
             self.llm_layers.to_empty(device=device)
@@ -134,46 +125,28 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if not config.trainable:
             disable_dropout(self.llm_layers)
 
-    def _get_llm_block(self):
+    def _get_llm_block(self) -> "LLMBlock":
         return self
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Return valid inputs of one example: 8 tokens, on the default device."""
+        return {"hidden_states": torch.zeros(1, 8, cast(int, self.config.hidden_size), dtype=self.dtype)}
 
     def _complete_llm_config(self) -> None:
         config = self.config
         if config.llm_config is None:
             if config.llm_name_or_path is None:
                 raise ValueError("LLMBlockConfig names no language model: set llm_name_or_path (or llm_config).")
-            with self._explained() as hub_kwargs:
+            with self._name_errors() as hub_kwargs:
                 config.llm_config, commit = load_llm_config(config.llm_name_or_path, config.llm_revision, hub_kwargs)
             config.llm_revision = commit or config.llm_revision
             if config._attn_implementation is not None:
                 self._llm_config._attn_implementation = config._attn_implementation
 
-    def _prepare_layer_calls(self) -> None:
-        """
-        Computes the rotary embeddings of position 0, and refuses by name, by a trial call while the layers are on the
-        meta device, a family that cannot be called as the others.
-        """
-        hidden_states = torch.empty(1, 2, self._text_config.hidden_size, device="meta", dtype=self._dtype_of_layers())
-        for i, (index, layer) in enumerate(zip(self._indices, self.llm_layers)):
-            try:
-                with torch.device("cpu"):  # not on the meta device of `from_pretrained`
-                    self._position_zero.append(rotary_embeddings(self._rotary[0], self._layer_config, index, 1))
-                with torch.no_grad():
-                    self._call_layer(i, layer, hidden_states, None)
-            except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-                # Routing tokens to experts depends on their values, and meta tensors have none; shapes are known.
-                if isinstance(error, RuntimeError) and not re.search(
-                    "must match|reduction dim|multiplied", str(error)
-                ):
-                    continue
-                raise ValueError(
-                    f"Layer {index} of {self._text_config.model_type} ({type(layer).__name__}) cannot run without its "
-                    f"whole language model: {error}."
-                ) from error
-
     @contextmanager
-    def _explained(self):
-        """Hands out the arguments for the Hub; says which field an LLM that cannot be reached comes from."""
+    def _name_errors(self) -> Iterator[dict[str, Any]]:
+        """Yield the arguments for the Hub; name the field of the configuration in errors of reading."""
         try:
             yield (LOADING.get() or {}).get("hub_kwargs", {})
         except OSError as error:
@@ -210,14 +183,14 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         return {name: tensor for name, tensor in state.items() if name.startswith(("llm_layers.", "final_norm."))}
 
     def llm_tensors(self) -> list[str]:
-        """Names of the tensors of the LLM layers and their norm, not of adapters that were put into them."""
+        """Return the names of the tensors of the LLM layers and their norm, without those of adapters."""
         own = set(self._llm_tensor_names)
         return [name for name in self._named_llm_tensors() if name.replace(".base_layer.", ".") in own]
 
-    # Initialising an LLM layer is reading it.
+    # The LLM layer is initialised by reading it from the language model.
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         self._check_own_checkpoint()
         if module is self.input_projection or module is self.output_projection:
             init.trunc_normal_(module.weight, std=0.02)  # released image code, models/vit_llama.py
@@ -234,14 +207,14 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if not own or any(tensor.is_meta for tensor in own):
             return
         if in_norm and self.config.final_norm == "unit":
-            self._init_unit_norm(module)
+            init_unit_norm(module)
             return
         if module._non_persistent_buffers_set:
             self._build_llm()._init_weights(module)
             for name in module._non_persistent_buffers_set:
                 buffer = getattr(module, name)
                 if buffer is not None and name == "bias":
-                    buffer.fill_(1)  # the causal mask of GPT-Neo and GPT; the mask that is wanted is passed explicitly
+                    buffer.fill_(1)  # the causal mask of GPT-Neo and GPT; the block passes its mask explicitly
         persistent = [
             tensor
             for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -250,23 +223,23 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if not persistent:
             return
         if self.config.weights == "random":
-            self._init_random_layers()
+            init_random_layers(self.llm_layers, self._build_llm())
         else:
             self._read_llm_layers()
 
     def _check_own_checkpoint(self) -> None:
-        """Refuses a checkpoint of this block that lacks some of what its `config.json` says it holds."""
+        """Refuse a checkpoint of this block that lacks tensors which its `config.json` says it holds."""
         loading = LOADING.get()
         if loading is None or loading["is_checked"] or loading["stored_block"] is None:
             return
         loading["is_checked"] = True  # once, before anything has been initialised
         stored_block = loading["stored_block"]
         if stored_block.get("kind", "llm") != self.config.kind:
-            return  # `check_same_layer` will say so
+            return  # `check_same_layer` will raise the error
         tensors = self.state_dict(keep_vars=True)
         missing = [n for n, t in tensors.items() if not (t.is_meta or getattr(t, "_is_hf_initialized", False))]
         if len(missing) == len(tensors):
-            loading["stored_block"] = None  # a host alone, such as `model.vit.save_pretrained` writes it
+            loading["stored_block"] = None  # a host alone, as `model.vit.save_pretrained` writes it
             return
         if not stored_block.get("save_weights", True):
             missing = [name for name in missing if name not in self._llm_tensor_names]
@@ -277,14 +250,14 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             )
 
     def check_same_layer(self, stored_block: dict[str, Any], source: str) -> None:
-        """Refuses a configuration of another layer than the one whose weights have been loaded from `source`."""
+        """Refuse a configuration of another layer than the one whose weights were loaded from `source`."""
         stored = LLMBlockConfig(**{**stored_block, "llm_config": None})
         num_layers = self._text_config.num_hidden_layers
         for field in ("kind", "layer_index", "weights", "final_norm") if self.config.kind == "llm" else ("kind",):
             loaded, wanted = getattr(stored, field), getattr(self.config, field)
             if field == "layer_index":
                 loaded = [i % num_layers for i in (loaded if isinstance(loaded, list) else [loaded])]
-                wanted = self._indices
+                wanted = self._caller.indices
             if loaded != wanted:
                 raise ValueError(
                     f"llm_block.{field} of {source} is {getattr(stored, field)!r} and cannot be changed to "
@@ -295,52 +268,14 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
     def _build_llm(self) -> PreTrainedModel:
         return build_llm(self._llm_config, self._layer_dtype())
 
-    def _init_random_layers(self) -> None:
-        """The family's own initialisation, of all modules at once: GPT-2 scales children's weights in their parent."""
-        tensors = self.llm_layers.state_dict(keep_vars=True)
-        wanted = {n: t for n, t in tensors.items() if t.is_floating_point() and not hasattr(t, "_is_hf_initialized")}
-        for tensor in wanted.values():
-            tensor.fill_(torch.nan)
-        self.llm_layers.apply(self._build_llm()._init_weights)
-        if unset := [name for name, tensor in wanted.items() if tensor.isnan().any()]:
-            raise ValueError(
-                f"weights='random' is not possible for {self._text_config.model_type}: its family does not say how to "
-                f"initialise {unset}. Use weights='pretrained', or another language model."
-            )
-        for tensor in tensors.values():
-            tensor._is_hf_initialized = True
-
-    def _init_unit_norm(self, norm: nn.Module) -> None:
-        """Weights with which the norm only normalises: 1, or 0 in families that store the weight minus one (Gemma)."""
-        weight = getattr(norm, "weight", None)
-        if weight is not None:
-            probe = copy.deepcopy(norm).float().requires_grad_(False)
-            for parameter in probe.parameters():
-                parameter.zero_()
-            response = probe(torch.linspace(-1, 1, weight.numel(), device=weight.device)[None])
-            init.constant_(weight, 0.0 if response.abs().sum() > 0 else 1.0)
-        if isinstance(bias := getattr(norm, "bias", None), torch.Tensor):
-            init.zeros_(bias)
-
     def _read_llm_layers(self) -> None:
-        """Copies the LLM's tensors, one at a time, into what the model's own checkpoint did not bring."""
+        """Read the LLM's tensors for all that the model's own checkpoint lacks, and check their fingerprint."""
         config = self.config
-        if config.llm_name_or_path is None:
-            raise ValueError("LLMBlockConfig.llm_name_or_path is not set, so the LLM layer cannot be read.")
-        targets = self._named_llm_tensors()
-        digest = hashlib.sha256()
-        with (
-            self._explained() as hub_kwargs,
-            LLMCheckpoint(config.llm_name_or_path, config.llm_revision, hub_kwargs) as checkpoint,
-        ):
-            sources = self._find_llm_tensors(checkpoint, targets)
-            for name in sorted(sources):
-                tensor = sources.pop(name)
-                tensor = checkpoint.read(tensor) if isinstance(tensor, str) else tensor
-                _update_digest(digest, name, tensor)
-                self._copy_llm_tensor(name, targets[name], tensor)
-            self.bytes_read = checkpoint.bytes_read
-        fingerprint = digest.hexdigest()
+        reader = LLMLayerReader(
+            config, self._text_config, self._llm_paths, self._base_model_prefix, build_llm=self._build_llm
+        )
+        with self._name_errors() as hub_kwargs:
+            fingerprint, self.bytes_read = reader.read(self._named_llm_tensors(), hub_kwargs)
         stored_block = (LOADING.get() or {}).get("stored_block") or {}
         expected = config.fingerprint or stored_block.get("fingerprint")
         if expected not in (None, fingerprint):
@@ -349,61 +284,16 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 f"fingerprint is {fingerprint[:16]}…, expected is {expected[:16]}… (layer "
                 f"{config.layer_index} of a {self._llm_config.model_type} at revision "
                 f"{config.llm_revision or 'unknown'}). The same language model in another format or precision (GGUF, "
-                "fp16) is different, too. Pass the right place as "
+                "fp16) has another fingerprint. Name the right language model by "
                 "from_pretrained(…, llm_block={'llm_name_or_path': …}), or save the model self-contained "
                 "(llm_block.save_weights=True)."
             )
         config.fingerprint = fingerprint
 
-    def _copy_llm_tensor(self, name: str, target: torch.Tensor, tensor: torch.Tensor) -> None:
-        if tuple(tensor.shape) != tuple(target.shape):
-            raise ValueError(
-                f"{self.config.llm_name_or_path}: {name} has the shape {tuple(tensor.shape)} in the checkpoint and "
-                f"{tuple(target.shape)} by its config.json. Weights and configuration are of different models."
-            )
-        init.copy_(target, tensor)
-        if target.is_floating_point() and target.numel() and not torch.stack(target.aminmax()).isfinite().all():
-            raise ValueError(
-                f"{self.config.llm_name_or_path}: {name} holds NaN or infinite values as {target.dtype}. The "
-                "checkpoint is damaged, or its values do not fit into that type (llm_block.layer_dtype)."
-            )
-        target._is_hf_initialized = True  # type: ignore[attr-defined]
-
-    def _find_llm_tensors(
-        self, checkpoint: LLMCheckpoint, targets: dict[str, torch.Tensor]
-    ) -> dict[str, str | torch.Tensor]:
-        """From names in this block to keys of the checkpoint, or to tensors where these had to be converted."""
-        sources: dict[str, str | torch.Tensor] = {}
-        for prefix, path in self._llm_paths.items():
-            expected = {name.removeprefix(prefix) for name in targets if name.startswith(prefix)}
-            if not expected:
-                continue  # a final norm without weights (OLMo)
-            found: dict[str, Any] = dict(
-                find_keys(checkpoint, path, expected, self._base_model_prefix, self._build_llm)
-            )
-            if not found:
-                raise ValueError(
-                    f"{checkpoint.name_or_path} holds no tensors of {path} of {self._text_config.model_type}. It is "
-                    "not the checkpoint of this language model, or lacks that layer (layer_index "
-                    f"{self.config.layer_index})."
-                )
-            is_complete = expected <= set(found)
-            checkpoint.prefetch([found[name] for name in (expected if is_complete else found)])
-            if not is_complete:
-                tensors = {name: checkpoint.read(key) for name, key in found.items()}
-                found = convert_tensors(self._build_llm(), path, tensors)
-            if missing := sorted(expected - set(found)):
-                raise ValueError(
-                    f"{checkpoint.name_or_path} lacks tensors of {path}: {missing}. The checkpoint is incomplete, or "
-                    "quantised in a format that cannot be read."
-                )
-            sources.update({prefix + name: found[name] for name in expected})
-        return sources
-
-    # Freezing. transformers makes every parameter trainable in `from_pretrained` and ends it with `eval()`.
+    # Freezing. `from_pretrained` of transformers makes every parameter trainable, and ends with `eval()`.
 
     def freeze_llm_layers(self) -> None:
-        """Freezes what the configuration says is frozen; adapters inside the layers are left as they are."""
+        """Freeze the LLM layers and their norm as the configuration says; leave adapters inside them as they are."""
         frozen = set(self._llm_tensor_names)
         for name, parameter in self.named_parameters():
             if name.replace(".base_layer.", ".") in frozen:
@@ -411,19 +301,19 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 if is_unit_norm or not self.config.trainable:
                     parameter.requires_grad_(False)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "LLMBlock":
         super().train(mode)
         if not self.config.trainable:
             for module in self.llm_layers.modules():
                 if "Router" in type(module).__name__:
-                    module.eval()  # Phi-3.5-MoE's draws the experts at random in training
+                    module.eval()  # Phi-3.5-MoE's router chooses experts at random in training
         self.freeze_llm_layers()
         return self
 
-    # What a checkpoint may leave out.
+    # Whether a checkpoint may leave out the LLM layer.
 
     def is_reloadable(self) -> bool:
-        """Whether the layer can be read again from the language model."""
+        """Return whether the layer can be read again from the language model."""
         config = self.config
         return config.kind == "llm" and config.weights == "pretrained" and not config.trainable
 
@@ -434,18 +324,18 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             if tensor.is_meta or type(tensor.data) is not torch.Tensor:
                 return None  # offloaded or sharded: nothing to compare
             if name in self._llm_tensor_names:
-                _update_digest(digest, name, tensor)
+                update_digest(digest, name, tensor)
         return digest.hexdigest()
 
     def remember_llm_tensors(self) -> None:
-        """Remembers the layer as it is now, just read, so that a later change to it is noticed when it is saved."""
-        self._digest_as_read = self._llm_digest() if self.is_reloadable() else None
+        """Remember a digest of the layer just read, to notice when saving that the layer has been modified."""
+        self._remembered_digest = self._llm_digest() if self.is_reloadable() else None
 
     def is_unmodified(self) -> bool:
-        """Whether the layer is still the language model's: not after an adapter was merged into it, for example."""
-        if self.config.fingerprint is None or self._digest_as_read is None:
+        """Return whether the layer is still the language model's: merging an adapter into it is a modification."""
+        if self.config.fingerprint is None or self._remembered_digest is None:
             return False
-        return self._llm_digest() == self._digest_as_read
+        return self._llm_digest() == self._remembered_digest
 
     def forward(
         self,
@@ -458,17 +348,36 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         Args:
             hidden_states (`torch.Tensor` of shape `(batch, tokens, hidden_size)`): the host's tokens.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding.
-            output_tokens (`slice`, *optional*): the tokens that are read, by default all of them. The fewer, the
-                cheaper.
-            fast (`bool`, *optional*, defaults to `True`): `False` calls the layers themselves, as it must be where
-                their attentions are recorded. `config.fast=False` always does.
+            output_tokens (`slice`, *optional*): the query tokens, whose output is wanted; all tokens by default. The
+                fewer, the cheaper.
+            fast (`bool`, *optional*, defaults to `True`): `False` calls the layers themselves, which recording their
+                attentions requires. `config.fast=False` always does.
 
         Returns:
-            `torch.Tensor` of shape `(batch, read tokens, hidden_size)`.
+            `torch.Tensor` of shape `(batch, query tokens, hidden_size)`.
 
         Raises:
             `ValueError`: for tokens of another width, or a mask of another shape.
         """
+        self._check_inputs(hidden_states, attention_mask)
+        output_tokens = slice(None) if output_tokens is None else output_tokens
+        query_tokens = hidden_states[:, output_tokens]
+        if self.config.kind == "llm":
+            plan = self._plan_last_layer(hidden_states, output_tokens, fast)
+            projected = self.input_projection(query_tokens if plan.attends_to_host_tokens else hidden_states)
+            layer_input = projected.to(self._dtype_of_layers())
+            output = self._run_llm_layers(plan, hidden_states, layer_input, attention_mask)
+            if not plan.attends_to_host_tokens:
+                layer_input = layer_input[:, output_tokens]
+        else:
+            plan = LayerPlan(output_tokens)
+            projected = layer_input = self.input_projection(query_tokens)
+            output = self._run_control(layer_input)
+        if not plan.folds_output:
+            output = self._project_output(output, layer_input, projected.dtype)
+        return output + query_tokens if self.config.residual in ("outer", "hybrid") else output
+
+    def _check_inputs(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.hidden_size:
             raise ValueError(
                 f"hidden_states has the shape {tuple(hidden_states.shape)}; the LLM block takes (batch, tokens, "
@@ -479,119 +388,104 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 f"attention_mask has the shape {tuple(attention_mask.shape)}; it must be (batch, tokens) = "
                 f"{tuple(hidden_states.shape[:2])}, with 1 for tokens and 0 for padding."
             )
-        output_tokens = slice(None) if output_tokens is None else output_tokens
-        if self.config.kind != "llm":
-            return self._run_control(hidden_states[:, output_tokens])
-        self._follow_attn_implementation()
-        parts = self._find_fast_parts() if fast else None
-        read = hidden_states[:, output_tokens]
-        is_everything_read = read.shape[1] == hidden_states.shape[1]
-        route = "formed"
-        if parts is not None and len(self.llm_layers) == 1:
-            route = self._cheapest_route(parts, hidden_states, read)
-        is_projected = parts is not None and self._folds_output(parts, read)
-        if route != "formed":
-            projected = self.input_projection(read)
-            layer_input = projected.to(self._dtype_of_layers())
-            tokens, weight = hidden_states, self.input_projection.weight
-            output = self._run_fast(
-                parts, route, tokens, layer_input, output_tokens, attention_mask, weight, is_projected
-            )
-        else:
-            projected = self.input_projection(hidden_states)
-            layer_input = output = projected.to(self._dtype_of_layers())
-            last = len(self.llm_layers) - 1
-            for i, layer in enumerate(self.llm_layers):
-                if i == last and parts is not None and (is_projected or not is_everything_read):
-                    last_read = output[:, output_tokens]
-                    output = self._run_fast(
-                        parts, route, output, last_read, output_tokens, attention_mask, is_projected=is_projected
-                    )
-                else:
-                    output = self._call_layer(i, layer, output, attention_mask)
-                    output = output[:, output_tokens] if i == last else output
-            layer_input = layer_input[:, output_tokens]
-        if not is_projected:
-            if self.final_norm is not None:
-                output = self.final_norm(output)
-            if self.config.residual in ("inner", "hybrid"):
-                output = output + layer_input
-            output = self.output_projection(output.to(projected.dtype))
-        return output + read if self.config.residual in ("outer", "hybrid") else output
 
-    def _run_control(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = self.config.residual
-        layer_input = output = self.input_projection(hidden_states)
-        if self.mlp_norm is not None:
-            output = self.mlp_norm(nn.functional.gelu(output))
-        output = self.output_projection(output + layer_input if residual in ("inner", "hybrid") else output)
-        return output + hidden_states if residual in ("outer", "hybrid") else output
+    # What is computed.
 
-    def _find_fast_parts(self) -> LayerParts | None:
+    def _plan_last_layer(self, hidden_states: torch.Tensor, output_tokens: slice, fast: bool) -> LayerPlan:
+        """Decide how the last LLM layer is computed. Earlier layers are always called, for all tokens."""
+        # `set_attn_implementation` changes the language model's configuration alone.
+        self._caller.set_attn_implementation(self._text_config._attn_implementation)
+        weights = self._find_layer_weights() if fast else None
+        if weights is None:
+            return LayerPlan(output_tokens)
+        query_tokens = hidden_states[:, output_tokens]
+        attention: AttentionPlan = "explicit_kv"
+        if len(self.llm_layers) == 1:
+            attention = self._choose_attention_plan(weights, hidden_states, query_tokens)
+        folds_output = self._folds_output(weights, query_tokens)
+        if attention == "explicit_kv" and not folds_output and query_tokens.shape[1] == hidden_states.shape[1]:
+            return LayerPlan(output_tokens)  # the layer itself costs the same
+        return LayerPlan(output_tokens, weights, attention, folds_output)
+
+    def _find_layer_weights(self) -> LayerWeights | None:
         config = self.config
-        if not config.fast or config.trainable or config.rotary or config.attention == "causal":
+        if not config.fast or config.trainable or self._caller.rotary or self._caller.causal:
             return None
-        return find_parts(self.llm_layers[-1], self.input_projection)
+        return find_layer_weights(self.llm_layers[-1], self.input_projection)
 
-    def _cheapest_route(self, parts: LayerParts, hidden_states: torch.Tensor, read: torch.Tensor) -> str:
+    def _choose_attention_plan(
+        self, weights: LayerWeights, hidden_states: torch.Tensor, query_tokens: torch.Tensor
+    ) -> AttentionPlan:
         # ONNX has no Cholesky factorisation, and MPS no float64. (Old torch does not tell compiling from exporting.)
         is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
         if is_exporting() or hidden_states.device.type == "mps":
-            return "formed"
-        batch, tokens, width = hidden_states.shape
-        # In evaluation a compiled model must not be made for one size of batch.
-        return cheapest_route(parts, tokens, read.shape[1], width, batch if self.training else 1)
+            return "explicit_kv"
+        batch_size, num_tokens, hidden_size = hidden_states.shape
+        # In evaluation the batch size must not decide: it would specialise a compiled model.
+        batch_size = batch_size if self.training else 1
+        return choose_attention_plan(weights, num_tokens, query_tokens.shape[1], hidden_size, batch_size)
 
-    def _folds_output(self, parts: LayerParts, read: torch.Tensor) -> bool:
+    def _folds_output(self, weights: LayerWeights, query_tokens: torch.Tensor) -> bool:
         if self.final_norm is not None or self.config.residual in ("inner", "hybrid"):
             return False
-        batch, num_read, _ = read.shape
-        return folds_output(parts, self.output_projection, num_read * (batch if self.training else 1))
+        batch_size, num_query_tokens, _ = query_tokens.shape
+        return folds_output(weights, self.output_projection, num_query_tokens * (batch_size if self.training else 1))
 
-    def _run_fast(
-        self, parts, route, tokens, read, output_tokens, attention_mask, weight=None, is_projected=False
+    # How it is computed.
+
+    def _run_llm_layers(
+        self,
+        plan: LayerPlan,
+        hidden_states: torch.Tensor,
+        layer_input: torch.Tensor,
+        attention_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        position_zero = self._position_zero[-1]
-        cosines = None if position_zero is None else position_zero[0].flatten()
+        """
+        Run the LLM layers on `layer_input`: the projection of all tokens or, if the plan attends to the host's tokens
+        `hidden_states`, of the query tokens. Return the output for the query tokens.
+        """
+        if plan.attends_to_host_tokens:
+            return self._run_fast_layer(plan, hidden_states, layer_input, attention_mask)
+        output, last = layer_input, len(self.llm_layers) - 1
+        for i in range(last):
+            output = self._caller.call(i, self.llm_layers[i], output, attention_mask)
+        if plan.weights is not None:
+            return self._run_fast_layer(plan, output, output[:, plan.output_tokens], attention_mask)
+        return self._caller.call(last, self.llm_layers[last], output, attention_mask)[:, plan.output_tokens]
+
+    def _run_fast_layer(
+        self,
+        plan: LayerPlan,
+        tokens: torch.Tensor,
+        query_tokens: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        cosines = self._caller.cosines(-1)
         mask = attention_bias(attention_mask, tokens, causal=False)
         layer: Any = self.llm_layers[-1]
         run = run_layer
         if self.training and getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
             run = functools.partial(layer._gradient_checkpointing_func, run_layer)
-        output_weight = self.output_projection.weight if is_projected else None
-        return run(parts, route, tokens, read, output_tokens, mask, cosines, weight, output_weight)
+        # As arguments of their own, so that gradient checkpointing sees them.
+        input_weight = self.input_projection.weight if plan.attends_to_host_tokens else None
+        output_weight = self.output_projection.weight if plan.folds_output else None
+        return run(plan, tokens, query_tokens, mask, cosines, input_weight, output_weight)
 
-    def _follow_attn_implementation(self) -> None:
-        """`set_attn_implementation` reaches the LLM's configuration; the layer follows where its family can."""
-        wanted = self._text_config._attn_implementation
-        if wanted == "sdpa" and not self._has_sdpa:
-            wanted = "eager"
-        if wanted is not None and wanted != self._layer_config._attn_implementation:
-            self._layer_config._attn_implementation_internal = wanted
+    def _run_control(self, layer_input: torch.Tensor) -> torch.Tensor:
+        return layer_input if self.mlp_norm is None else self.mlp_norm(nn.functional.gelu(layer_input))
+
+    # What is added to it.
+
+    def _project_output(self, output: torch.Tensor, layer_input: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Add the final norm, the residual connection around the layers, and the output projection in `dtype`."""
+        if self.final_norm is not None:
+            output = self.final_norm(output)
+        if self.config.residual in ("inner", "hybrid"):
+            output = output + layer_input
+        return self.output_projection(output.to(dtype))
 
     def _dtype_of_layers(self) -> torch.dtype:
         return next(p.dtype for p in self.llm_layers.parameters() if p.is_floating_point())
-
-    def _call_layer(self, i, layer, hidden_states, attention_mask):
-        tokens = hidden_states.shape[1]
-        device = hidden_states.device
-        if self.config.rotary:
-            positions = torch.arange(tokens, device=device)[None]
-            embeddings = rotary_embeddings(self._rotary[0], self._layer_config, self._indices[i], tokens)
-        else:
-            positions = torch.zeros(1, tokens, dtype=torch.long, device=device)
-            embeddings = self._position_zero[i]
-        embeddings = None if embeddings is None else expand_positions(embeddings, tokens, hidden_states)
-        causal = self.config.attention == "causal"
-        return call_layer(
-            layer, self._accepted[i], self._layer_config, hidden_states, attention_mask, causal, positions, embeddings
-        )
-
-
-def _update_digest(digest, name: str, tensor: torch.Tensor) -> None:
-    tensor = tensor.detach().cpu().contiguous()
-    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
 __all__ = ["LLMBlock"]

@@ -3,12 +3,12 @@
 Point-BERT with an LLM block.
 
 Source: "Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling" (CVPR 2022, github.com/
-Julie-tang00/Point-BERT) and, for the place of the block, github.com/ziqipang/LM4VisualEncoding
+Julie-tang00/Point-BERT); for the position of the block, github.com/ziqipang/LM4VisualEncoding
 (`pointcloud_classification/models/Point_BERT.py`).
 """
 
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,15 +30,16 @@ from .pretrained_model import PreTrainedModelWithLLMBlock
 
 def group_points(points: torch.Tensor, num_groups: int, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Centres by farthest point sampling, and the points around each, relative to it.
+    Group points: the centres are chosen by farthest point sampling; a group is the points nearest to its centre.
 
     Args:
-        points (`torch.Tensor` of shape `(batch, points, 3)`): clouds of points.
-        num_groups (`int`): number of centres.
-        group_size (`int`): number of points around each.
+        points (`torch.Tensor` of shape `(batch, points, 3)`): point clouds.
+        num_groups (`int`): number of groups.
+        group_size (`int`): number of points of a group.
 
     Returns:
-        `tuple`: groups of shape `(batch, num_groups, group_size, 3)`, centres of shape `(batch, num_groups, 3)`.
+        `tuple`: groups of shape `(batch, num_groups, group_size, 3)`, relative to their centres, and the centres, of
+        shape `(batch, num_groups, 3)`.
     """
     centers = gather_points(points, sample_farthest_points(points, num_groups))
     nearest = knn_points(points, centers, group_size).flatten(1)
@@ -51,24 +52,24 @@ class PointBertGroupEncoder(nn.Module):
 
     def __init__(self, config: PointBertWithLLMBlockConfig):
         super().__init__()
-        of_point, of_both, joined = config.encoder_channels
-        self.conv1 = nn.Conv1d(3, of_point, kernel_size=1)
-        self.norm1 = nn.BatchNorm1d(of_point)
-        self.conv2 = nn.Conv1d(of_point, of_both, kernel_size=1)
-        self.conv3 = nn.Conv1d(2 * of_both, joined, kernel_size=1)
-        self.norm2 = nn.BatchNorm1d(joined)
-        self.conv4 = nn.Conv1d(joined, config.encoder_hidden_size, kernel_size=1)
+        hidden1, hidden2, hidden3 = config.encoder_channels
+        self.conv1 = nn.Conv1d(3, hidden1, kernel_size=1)
+        self.norm1 = nn.BatchNorm1d(hidden1)
+        self.conv2 = nn.Conv1d(hidden1, hidden2, kernel_size=1)
+        self.conv3 = nn.Conv1d(2 * hidden2, hidden3, kernel_size=1)
+        self.norm2 = nn.BatchNorm1d(hidden3)
+        self.conv4 = nn.Conv1d(hidden3, config.encoder_hidden_size, kernel_size=1)
 
     def forward(self, groups: torch.Tensor) -> torch.Tensor:
         batch, num_groups, group_size, _ = groups.shape
         features = self.conv2(self.norm1(self.conv1(groups.flatten(0, 1).mT)).relu())
-        highest = features.amax(dim=-1, keepdim=True).expand(-1, -1, group_size)
-        features = self.conv4(self.norm2(self.conv3(torch.cat([highest, features], dim=1))).relu())
+        maximum = features.amax(dim=-1, keepdim=True).expand(-1, -1, group_size)
+        features = self.conv4(self.norm2(self.conv3(torch.cat([maximum, features], dim=1))).relu())
         return features.amax(dim=-1).unflatten(0, (batch, num_groups))
 
 
 class PointBertPositionEmbeddings(nn.Module):
-    """Coordinates to `hidden_size`."""
+    """Position embeddings of coordinates: `(batch, groups, 3)` to `(batch, groups, hidden_size)`."""
 
     def __init__(self, config: PointBertWithLLMBlockConfig):
         super().__init__()
@@ -80,7 +81,7 @@ class PointBertPositionEmbeddings(nn.Module):
 
 
 class PointBertEmbeddings(nn.Module):
-    """Tokens of groups and of the whole cloud (CLS), and the positions that are added at every layer."""
+    """The CLS token and the tokens of the groups, and the position embeddings that every layer adds."""
 
     def __init__(self, config: PointBertWithLLMBlockConfig):
         super().__init__()
@@ -100,7 +101,16 @@ class PointBertEmbeddings(nn.Module):
         return hidden_states, torch.cat([self.cls_position.expand(batch, -1, -1), positions], dim=1)
 
 
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
     weights = (query @ key.mT * scaling).softmax(dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
@@ -129,7 +139,7 @@ class PointBertAttention(nn.Module):
 
 
 class PointBertLayer(GradientCheckpointingLayer):
-    """A pre-norm layer; positions are added to its input."""
+    """A pre-norm transformer layer that adds the position embeddings to its input."""
 
     def __init__(self, config: PointBertWithLLMBlockConfig, drop_path_rate: float):
         super().__init__()
@@ -178,7 +188,7 @@ class PointBertModel(PreTrainedModel):
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, PointBertEmbeddings):
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
@@ -192,7 +202,7 @@ class PointBertModel(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.layernorm(hidden_states))
 
 
-# transformers before 5.23 knows no such argument, and needs none: it resolves no negative indices.
+# transformers before 5.23 has no such argument and needs none, as it does not resolve negative indices.
 _HIDDEN_STATES = OutputRecorder(PointBertLayer)
 _HIDDEN_STATES.num_hidden_layers_key = "num_recorded_layers"
 
@@ -203,6 +213,12 @@ class PointBertWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     main_input_name = "points"
     input_modalities = ["points"]
     _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": PointBertAttention}
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Return valid inputs of one example, on the default device: points on a line."""
+        num_points = max(1024, self.config.num_groups, self.config.group_size)
+        return {"points": torch.linspace(-0.5, 0.5, num_points)[None, :, None].expand(1, -1, 3).contiguous()}
 
     def _build(self, config: PointBertWithLLMBlockConfig) -> None:
         config.complete_llm_block()
@@ -215,7 +231,7 @@ class PointBertWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.point_bert.embeddings.group_encoder = cast(PointBertGroupEncoder, value)
 
-    def _encode(self, points: torch.Tensor | None, **kwargs) -> BaseModelOutput:
+    def _encode(self, points: torch.Tensor | None, **kwargs: Any) -> BaseModelOutput:
         config, point_bert = self.config, self.point_bert
         if points is None:
             raise ValueError("You have to specify points")
@@ -226,7 +242,7 @@ class PointBertWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
             )
         if points.shape[1] < max(config.num_groups, config.group_size):
             raise ValueError(
-                f"Clouds of {points.shape[1]} points cannot be grouped: num_groups is {config.num_groups} and "
+                f"Point clouds of {points.shape[1]} points cannot be grouped: num_groups is {config.num_groups} and "
                 f"group_size {config.group_size}. Sample more points."
             )
         hidden_states, positions = point_bert.embeddings(points)
@@ -264,19 +280,19 @@ class PointBertWithLLMBlockModel(PointBertWithLLMBlockPreTrainedModel):
     def forward(self, points: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
         r"""
         Args:
-            points (`torch.Tensor` of shape `(batch, points, 3)`): clouds in a sphere of radius 1 around the origin.
+            points (`torch.Tensor` of shape `(batch, points, 3)`): point clouds in a sphere of radius 1 around 0.
 
         Returns:
-            `BaseModelOutput`: `last_hidden_state` of shape `(batch, 1 + num_groups, hidden_size)`, CLS first; with
+            `BaseModelOutput`: `last_hidden_state` of shape `(batch, 1 + num_groups, hidden_size)`, CLS first. With
             `output_hidden_states=True`, the block adds one hidden state at its position; with
-            `output_attentions=True` (and eager attention), the LLM layer one attention.
+            `output_attentions=True` (and eager attention), the LLM layer adds one attention.
         """
         return self._encode(points, **kwargs)
 
 
 class PointBertWithLLMBlockForPointCloudClassification(PointBertWithLLMBlockPreTrainedModel):
     r"""
-    A Point-BERT with an LLM block and a classifier of two layers on the CLS token beside the maximum over the others.
+    A Point-BERT with an LLM block and a classifier of two layers on the CLS token and the maximum over the others.
 
     Args:
         config ([`PointBertWithLLMBlockConfig`]): the model's configuration.
@@ -285,7 +301,7 @@ class PointBertWithLLMBlockForPointCloudClassification(PointBertWithLLMBlockPreT
     def __init__(self, config: PointBertWithLLMBlockConfig):
         super().__init__(config)
         self.num_labels = cast(int, config.num_labels)
-        self.loss_type = "ForSequenceClassification"  # transformers has none for clouds
+        self.loss_type = "ForSequenceClassification"  # transformers has no loss for point clouds
         self._build(config)
         self.classifier = PointBertClassificationHead(config)
         self.post_init()
@@ -299,7 +315,7 @@ class PointBertWithLLMBlockForPointCloudClassification(PointBertWithLLMBlockPreT
     ) -> SequenceClassifierOutput:
         r"""
         Args:
-            points (`torch.Tensor` of shape `(batch, points, 3)`): clouds in a sphere of radius 1 around the origin.
+            points (`torch.Tensor` of shape `(batch, points, 3)`): point clouds in a sphere of radius 1 around 0.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): classes, 0 to `config.num_labels - 1`.
 
         Returns:

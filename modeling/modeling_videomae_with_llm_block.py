@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """VideoMAE with an LLM block."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,13 +22,13 @@ from .modeling_llm_block import LLMBlock
 from .pretrained_model import PreTrainedModelWithLLMBlock
 
 
-# transformers before 5.23 knows no such argument, and needs none: it resolves no negative indices.
+# transformers before 5.23 has no such argument and needs none, as it does not resolve negative indices.
 _HIDDEN_STATES = OutputRecorder(VideoMAELayer)
 _HIDDEN_STATES.num_hidden_layers_key = "num_recorded_layers"
 
 
-# transformers renames them by the model type, which is another one here; before 5.23, not at all.
-_PUBLISHED_BIASES = {rf"\.attention\.{part[0]}_bias$": f".attention.{part}.bias" for part in ("query", "value")}
+# transformers renames them for its own model type only; before 5.23, for none.
+_PUBLISHED_BIASES = {rf"\.attention\.{name[0]}_bias$": f".attention.{name}.bias" for name in ("query", "value")}
 
 
 class VideoMAEWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
@@ -37,14 +37,23 @@ class VideoMAEWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     main_input_name = "pixel_values"
     input_modalities = ["video"]
     _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": VideoMAESelfAttention}
-    # Published VideoMAE has none, older transformers do; it moves all scores of a query alike, so a softmax drops it.
+    # Only in older transformers, not in published checkpoints: a softmax is invariant to it.
     _keys_to_ignore_on_load_missing = [r"attention\.key\.bias$"]
     _keys_to_ignore_on_load_unexpected = [r"attention\.key\.bias$"]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> Any:
         kwargs.setdefault("key_mapping", _PUBLISHED_BIASES)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Return valid inputs of one example, on the default device."""
+        return {"pixel_values": torch.zeros(1, *self._pixel_shape(), dtype=self.dtype)}
+
+    def _pixel_shape(self) -> tuple[int, ...]:
+        config = self.config
+        return config.num_frames, config.num_channels, *self.videomae.embeddings.patch_embeddings.image_size
 
     def _build(self, config: VideoMAEWithLLMBlockConfig) -> None:
         config.complete_llm_block()
@@ -58,14 +67,13 @@ class VideoMAEWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         self.videomae.embeddings.patch_embeddings = cast(VideoMAEPatchEmbeddings, value)
 
     def _encode(
-        self, pixel_values: torch.Tensor | None, output_tokens: slice | None = None, **kwargs
+        self, pixel_values: torch.Tensor | None, output_tokens: slice | None = None, **kwargs: Any
     ) -> BaseModelOutput:
-        """VideoMAE's own parts in their order, with the block at its position."""
-        videomae, config = self.videomae, self.config
+        """Run VideoMAE's modules in order, with the block at its position."""
+        videomae = self.videomae
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
-        size = videomae.embeddings.patch_embeddings.image_size
-        expected = (config.num_frames, config.num_channels, *size)
+        expected = self._pixel_shape()
         if pixel_values.ndim != 5 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
                 f"pixel_values has the shape {tuple(pixel_values.shape)}; it must be (batch, frames, channels, "
@@ -103,9 +111,10 @@ class VideoMAEWithLLMBlockModel(VideoMAEWithLLMBlockPreTrainedModel):
                 frames.
 
         Returns:
-            `BaseModelOutput`: `last_hidden_state` of shape `(batch, tokens, hidden_size)`, where a token is a tube of
-            `tubelet_size` frames and `patch_size` pixels; with `output_hidden_states=True`, the block adds one hidden
-            state at its position; with `output_attentions=True` (and eager attention), the LLM layer one attention.
+            `BaseModelOutput`: `last_hidden_state` of shape `(batch, tokens, hidden_size)`; a token is a tube of
+            `tubelet_size` frames and `patch_size` pixels. With `output_hidden_states=True`, the block adds one hidden
+            state at its position; with `output_attentions=True` (and eager attention), each LLM layer adds one
+            attention.
         """
         return self._encode(pixel_values, **kwargs)
 
@@ -143,8 +152,8 @@ class VideoMAEWithLLMBlockForVideoClassification(VideoMAEWithLLMBlockPreTrainedM
         Returns:
             `ImageClassifierOutput`: with `loss` if `labels` are given.
         """
-        read = slice(0, 1) if self.fc_norm is None else None
-        hidden_states = cast(torch.Tensor, self._encode(pixel_values, read, **kwargs).last_hidden_state)
+        output_tokens = slice(0, 1) if self.fc_norm is None else None
+        hidden_states = cast(torch.Tensor, self._encode(pixel_values, output_tokens, **kwargs).last_hidden_state)
         pooled = hidden_states[:, 0] if self.fc_norm is None else self.fc_norm(hidden_states.mean(dim=1))
         logits = self.classifier(pooled)
         loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None

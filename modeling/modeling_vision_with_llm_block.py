@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Any vision encoder of transformers with an LLM block after its last layer, before its final norm."""
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import (
     BackboneOutput,
@@ -22,17 +22,23 @@ from .configuration_llm_block import LLMBlockConfig
 from .configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .pretrained_model import HUB_KWARGS, PreTrainedModelWithLLMBlock
-from .vision_host import inspect_host, patch_grid, vision_config_of
+from .vision_host import inspect_host, patch_grid, pixel_shape, vision_config_of
 
 
 class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
-    """Holds the host under the host's own `base_model_prefix`, so that published checkpoints load."""
+    """Base class whose host is named by the host's own `base_model_prefix`, so that published checkpoints load."""
 
     config: VisionWithLLMBlockConfig
     main_input_name = "pixel_values"
     input_modalities = ["image"]
-    # What the block records is said by its own class.
+    # The block's own class defines what is recorded in it.
     _can_record_outputs = {"attentions": OutputRecorder(LLMBlock)}
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Return valid inputs of one example, on the default device."""
+        shape = pixel_shape(cast(PreTrainedConfig, self.config.vision_config))
+        return {"pixel_values": torch.zeros(shape, dtype=self.dtype)}
 
     def _build(self, config: VisionWithLLMBlockConfig) -> None:
         if config.vision_config is None:
@@ -56,8 +62,8 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
             raise ValueError(f"pooling={config.pooling!r}, but {host_config.model_type} has no CLS token. Use 'mean'.")
         if config.pooling != "cls" and self._host.num_prefix_tokens is None:
             raise ValueError(
-                f"pooling={config.pooling!r}, but which tokens of {host_config.model_type} are patches cannot be "
-                "told. Use 'cls' if it has a CLS token, or LLMBlock alone on its last_hidden_state."
+                f"pooling={config.pooling!r}, but it is unknown which tokens of {host_config.model_type} are patches. "
+                "Use 'cls' if it has a CLS token, or LLMBlock alone on its last_hidden_state."
             )
         host = self._host.build(host_config)
         if config.llm_block is not None:
@@ -68,7 +74,7 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
 
     @property
     def host(self) -> PreTrainedModel:
-        """The vision encoder. With a block, what it returns itself has not passed its final norm yet."""
+        """The vision encoder. With a block, its own outputs have not passed its final norm."""
         return getattr(self, self.base_model_prefix)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -78,9 +84,16 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         self.host.set_input_embeddings(value)
 
     @classmethod
-    def from_host_pretrained(cls, pretrained_model_name_or_path, *, llm_block=None, pooling=None, **kwargs):
+    def from_host_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *,
+        llm_block: LLMBlockConfig | dict[str, Any] | None = None,
+        pooling: Literal["cls", "mean", "cls_mean"] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         r"""
-        Puts a block behind a published plain host.
+        Load a published plain host, and add a block behind it.
 
         Args:
             pretrained_model_name_or_path (`str`):
@@ -91,15 +104,15 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
                 See [`VisionWithLLMBlockConfig`].
             kwargs:
                 `num_labels`, `id2label` and `label2id`, which replace a classifier of another size; `out_features` and
-                other fields of the new model's configuration; fields of the host's configuration; and what
-                `from_pretrained` takes.
+                other fields of the new model's configuration; fields of the host's configuration; and arguments of
+                `from_pretrained`.
 
         Raises:
             `ValueError`: if the checkpoint lacks weights of the host, if its classifier does not fit and no labels are
-                given, or if the host does not fit.
+                given, or if the model cannot be a host.
         """
         hub_kwargs = {name: kwargs[name] for name in (*HUB_KWARGS, "revision", "subfolder") if name in kwargs}
-        # Of the whole model, not of the host's configuration, which would take them.
+        # Fields of the whole model's configuration, which the host's would take, too.
         own = ("out_features", "out_indices", "output_attentions", "output_hidden_states", "return_dict")
         own_kwargs = {name: kwargs.pop(name) for name in own if name in kwargs}
         model_kwargs = {n: kwargs.pop(n) for n in ("attn_implementation", "dtype", "torch_dtype") if n in kwargs}
@@ -109,16 +122,16 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         )
         if isinstance(host_config, VisionWithLLMBlockConfig):
             raise ValueError(
-                f"{pretrained_model_name_or_path} is no plain host but a saved model of this class: load it by "
+                f"{pretrained_model_name_or_path} is not a plain host but a saved model of this class: load it by "
                 "from_pretrained."
             )
         labels = {name: getattr(host_config, name) for name in ("id2label", "label2id", "problem_type")}
-        half = vision_config_of(host_config)
-        if half is not host_config:
-            fields = {name: kwargs.pop(name) for name in list(kwargs) if hasattr(half, name)}
-            half = type(half).from_dict({**half.to_dict(), **fields})
+        vision_config = vision_config_of(host_config)
+        if vision_config is not host_config:
+            fields = {name: kwargs.pop(name) for name in list(kwargs) if hasattr(vision_config, name)}
+            vision_config = type(vision_config).from_dict({**vision_config.to_dict(), **fields})
         config = VisionWithLLMBlockConfig(
-            vision_config=half, llm_block=llm_block, pooling=pooling, **labels, **own_kwargs
+            vision_config=vision_config, llm_block=llm_block, pooling=pooling, **labels, **own_kwargs
         )
         return cls._from_host(
             pretrained_model_name_or_path,
@@ -137,8 +150,9 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[BaseModelOutput, Any]:
         """
-        The host up to its final norm, the block, the norm; and all that the host returned. `hidden_states` ends with
-        the block's output. Of `output_tokens` alone the last hidden state, where nothing else reads the others.
+        Run the host up to its final norm, the block, and the norm. Return the outputs, whose `hidden_states` end with
+        the block's, and the host's own outputs. The last hidden state is that of `output_tokens` alone, unless hidden
+        states or attentions are recorded.
         """
         host = self.host
         if pixel_values is None:
@@ -150,14 +164,14 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
                 f"{self.config.num_channels}, height, width). Use the host's image processor."
             )
         inputs: dict[str, Any] = {**kwargs, "return_dict": True}
-        inputs.pop("num_items_in_batch", None)  # is of the loss
+        inputs.pop("num_items_in_batch", None)  # an argument of the loss
         if attention_mask is not None:
             if not self._host.takes_attention_mask:
                 raise ValueError(f"{type(host).__name__} takes no attention_mask.")
             inputs["attention_mask"] = attention_mask
         for name in ("output_hidden_states", "output_attentions"):
             inputs[name] = kwargs.get(name, getattr(self.config, name))
-        # A selection counts the block too, so the host returns all of its hidden states for it.
+        # Indices of a selection count the block, too: the host must return all of its hidden states.
         selection = inputs["output_hidden_states"]
         inputs["output_hidden_states"] = selection is not None and selection is not False
         outputs = host(pixel_values, **inputs)
@@ -199,20 +213,20 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         return BaseModelOutput(last_hidden_state=hidden_states)
 
     def _pool(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, hidden_size)`, or twice as wide for `"cls_mean"`."""
-        parts = []
+        """Pool the tokens to `(batch, hidden_size)`, or twice as wide for `"cls_mean"`."""
+        pooled = []
         if self.config.pooling != "mean":
-            parts.append(hidden_states[:, 0])
+            pooled.append(hidden_states[:, 0])
         if self.config.pooling != "cls":
             patches = hidden_states[:, self._host.num_prefix_tokens :]
             if attention_mask is None:
-                parts.append(patches.mean(dim=1))
+                pooled.append(patches.mean(dim=1))
             else:
                 weights = attention_mask[:, self._host.num_prefix_tokens :, None].to(patches.dtype)
-                parts.append((patches * weights).sum(dim=1) / weights.sum(dim=1))
+                pooled.append((patches * weights).sum(dim=1) / weights.sum(dim=1))
         if self._host.norm_is_after_pooling:
-            parts = [self._final_norm(part) for part in parts]
-        return torch.cat(parts, dim=-1)
+            pooled = [self._final_norm(vector) for vector in pooled]
+        return torch.cat(pooled, dim=-1)
 
 
 class VisionWithLLMBlockModel(VisionWithLLMBlockPreTrainedModel):
@@ -223,7 +237,7 @@ class VisionWithLLMBlockModel(VisionWithLLMBlockPreTrainedModel):
         config ([`VisionWithLLMBlockConfig`]): the model's configuration.
 
     Raises:
-        `ValueError`: if the model of `vision_config` cannot be a host, or has no CLS token where `pooling` reads it.
+        `ValueError`: if the model of `vision_config` cannot be a host, or lacks the CLS token that `pooling` needs.
     """
 
     def __init__(self, config: VisionWithLLMBlockConfig):
@@ -241,16 +255,16 @@ class VisionWithLLMBlockModel(VisionWithLLMBlockPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): normalised images; videos
-                `(batch, frames, num_channels, height, width)` where the host takes them.
+                `(batch, frames, num_channels, height, width)` if the host takes videos.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding, for hosts
                 that take one.
-            kwargs: what the host's own `forward` takes besides, such as `interpolate_pos_encoding`.
+            kwargs: other arguments of the host's own `forward`, such as `interpolate_pos_encoding`.
 
         Returns:
-            `BaseModelOutputWithPooling`: `last_hidden_state` as the host's own model returns it, the block in between
-            (CLIP and BEiT with `use_mean_pooling` normalise only what they pool). `pooler_output` is what the
-            classifier reads (`config.pooling`). With `output_hidden_states=True` the block adds one hidden state, with
-            `output_attentions=True` (and eager attention) each LLM layer one attention.
+            `BaseModelOutputWithPooling`: `last_hidden_state`, normalised if the host normalises its tokens (CLIP and
+            BEiT with `use_mean_pooling` normalise only the pooled output); `pooler_output`, the classifier's input
+            (`config.pooling`). With `output_hidden_states=True` the block adds one hidden state; with
+            `output_attentions=True` (and eager attention) each LLM layer adds one attention.
         """
         outputs, _ = self._encode(pixel_values, attention_mask, **kwargs)
         hidden_states = cast(torch.Tensor, outputs.last_hidden_state)
@@ -271,7 +285,7 @@ class VisionWithLLMBlockForImageClassification(VisionWithLLMBlockPreTrainedModel
         config ([`VisionWithLLMBlockConfig`]): the model's configuration.
 
     Raises:
-        `ValueError`: if the model of `vision_config` cannot be a host, or has no CLS token where `pooling` reads it.
+        `ValueError`: if the model of `vision_config` cannot be a host, or lacks the CLS token that `pooling` needs.
     """
 
     def __init__(self, config: VisionWithLLMBlockConfig):
@@ -293,11 +307,11 @@ class VisionWithLLMBlockForImageClassification(VisionWithLLMBlockPreTrainedModel
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): normalised images; videos
-                `(batch, frames, num_channels, height, width)` where the host takes them.
+                `(batch, frames, num_channels, height, width)` if the host takes videos.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): classes, 0 to `config.num_labels - 1`.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding, for hosts
                 that take one.
-            kwargs: what the host's own `forward` takes besides, such as `interpolate_pos_encoding`.
+            kwargs: other arguments of the host's own `forward`, such as `interpolate_pos_encoding`.
 
         Returns:
             `ImageClassifierOutput`: with `loss` if `labels` are given.
@@ -316,15 +330,15 @@ class VisionWithLLMBlockBackbone(BackboneMixin, VisionWithLLMBlockPreTrainedMode
     Feature maps of a vision encoder with an LLM block, for the detection and segmentation models of transformers
     (`UperNetConfig(backbone_config=config)` and the like).
 
-    The maps are those at the end of the host's stages (`"stem"`, `"stage1"`, …) and the block's (`"llm_block"`), each
-    normalised: by the host's final norm where its width fits, else by a `LayerNorm` of its own, as transformers' Swin
-    backbone does.
+    The maps are those at the end of the host's stages (`"stem"`, `"stage1"`, …) and the block's (`"llm_block"`). Each
+    is normalised: by the host's final norm if its width fits, else by a `LayerNorm` of its own, as in transformers'
+    Swin backbone.
 
     Args:
         config ([`VisionWithLLMBlockConfig`]): the model's configuration; `out_features` names the stages.
 
     Raises:
-        `ValueError`: if the host returns no hidden states that can be laid out as maps.
+        `ValueError`: if the host's hidden states cannot be laid out as feature maps.
     """
 
     def __init__(self, config: VisionWithLLMBlockConfig):
@@ -340,12 +354,12 @@ class VisionWithLLMBlockBackbone(BackboneMixin, VisionWithLLMBlockPreTrainedMode
                 f"maps of {config.num_hidden_layers} stages. Use VisionWithLLMBlockModel and its hidden_states."
             )
         self.num_features = [*widths, *([] if self.llm_block is None else [host.hidden_size])]
-        # Of all stages, so that `out_features` can be changed later.
+        # Norms of all stages, so that `out_features` can be changed later.
         own_norms = {name: width for name, width in self.out_feature_channels.items() if width != host.hidden_size}
         self.hidden_states_norms = nn.ModuleDict({name: nn.LayerNorm(width) for name, width in own_norms.items()})
         self.post_init()
 
-    # By default the last stage, which depends on whether there is a block: not for the configuration to keep.
+    # Not stored in the configuration: the default, the last stage, depends on whether there is a block.
     @property
     def out_features(self) -> Any:
         return self.config.out_features or [self.stage_names[-1]]
@@ -375,7 +389,7 @@ class VisionWithLLMBlockBackbone(BackboneMixin, VisionWithLLMBlockPreTrainedMode
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): normalised images.
             attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding, for hosts
                 that take one.
-            kwargs: what the host's own `forward` takes besides, such as `interpolate_pos_encoding`.
+            kwargs: other arguments of the host's own `forward`, such as `interpolate_pos_encoding`.
 
         Returns:
             `BackboneOutput`: `feature_maps`, one `(batch, channels, height, width)` for each of `out_features`.

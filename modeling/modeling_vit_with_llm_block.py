@@ -20,7 +20,7 @@ from .modeling_llm_block import LLMBlock
 from .pretrained_model import PreTrainedModelWithLLMBlock
 
 
-# transformers before 5.23 knows no such argument, and needs none: it resolves no negative indices.
+# transformers before 5.23 has no such argument and needs none, as it does not resolve negative indices.
 _HIDDEN_STATES = OutputRecorder(ViTLayer)
 _HIDDEN_STATES.num_hidden_layers_key = "num_recorded_layers"
 
@@ -31,6 +31,12 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": ViTAttention}
+
+    @property
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """Return valid inputs of one example, on the default device."""
+        shape = (1, self.config.num_channels, *self.vit.embeddings.image_size)
+        return {"pixel_values": torch.zeros(shape, dtype=self.dtype)}
 
     def _build(self, config: ViTWithLLMBlockConfig, add_pooling_layer: bool) -> None:
         config.complete_llm_block()
@@ -52,8 +58,8 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
-        The ViT's own parts in their order, with the block at its position. Of `output_tokens` alone the last hidden
-        state, where nothing else reads the others.
+        Run the ViT's modules in order, with the block at its position. The last hidden state may be that of
+        `output_tokens` alone, see `_run_layers`.
         """
         vit, config = self.vit, self.config
         if pixel_values is None:
@@ -108,14 +114,14 @@ class ViTWithLLMBlockModel(ViTWithLLMBlockPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): normalised images.
-            interpolate_pos_encoding (`bool`, *optional*): whether images of another size than `config.image_size` get
-                interpolated position embeddings.
-            attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding; the CLS
-                token counts.
+            interpolate_pos_encoding (`bool`, *optional*): whether to interpolate the position embeddings for images of
+                another size than `config.image_size`.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding, the CLS
+                token included.
 
         Returns:
             `BaseModelOutputWithPooling`: with `output_hidden_states=True`, the block adds one hidden state at its
-            position; with `output_attentions=True` (and eager attention), the LLM layer one attention.
+            position; with `output_attentions=True` (and eager attention), the LLM layer adds one attention.
         """
         return self._encode(pixel_values, interpolate_pos_encoding, attention_mask, **kwargs)
 
@@ -148,10 +154,10 @@ class ViTWithLLMBlockForImageClassification(ViTWithLLMBlockPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): normalised images.
             labels (`torch.LongTensor` of shape `(batch,)`, *optional*): classes, 0 to `config.num_labels - 1`.
-            interpolate_pos_encoding (`bool`, *optional*): whether images of another size than `config.image_size` get
-                interpolated position embeddings.
-            attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding; the CLS
-                token counts.
+            interpolate_pos_encoding (`bool`, *optional*): whether to interpolate the position embeddings for images of
+                another size than `config.image_size`.
+            attention_mask (`torch.Tensor` of shape `(batch, tokens)`, *optional*): 1 = token, 0 = padding, the CLS
+                token included.
 
         Returns:
             `ImageClassifierOutput`: with `loss` if `labels` are given.

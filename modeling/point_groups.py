@@ -2,8 +2,8 @@
 """
 Farthest point sampling and nearest neighbours, batched, in plain PyTorch.
 
-Distances are in float64 whatever the points are in, and ties go to the lower index: the same groups on every machine.
-(MPS has no float64; there it is float32.)
+Distances are computed in float64 for points of any data type, and ties go to the lower index, so that every machine
+finds the same groups. (MPS has no float64 and uses float32.)
 """
 
 import torch
@@ -14,29 +14,29 @@ def _exact(points: torch.Tensor) -> torch.Tensor:
 
 
 def gather_points(points: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """Of clouds `(batch, points, 3)`, the points at `indices` `(batch, kept)`: `(batch, kept, 3)`."""
+    """Gather the points `(batch, kept, 3)` of point clouds `(batch, points, 3)` at `indices` `(batch, kept)`."""
     return points.gather(1, indices[..., None].expand(-1, -1, 3))
 
 
 @torch.no_grad()
 def sample_farthest_points(points: torch.Tensor, num_samples: int) -> torch.Tensor:
     """
-    Points that are far from each other: beginning with the first one, always the one farthest from those chosen.
+    Sample points that are far from each other: first the first point, then always the one farthest from those chosen.
 
     Args:
-        points (`torch.Tensor` of shape `(batch, points, 3)`): clouds of points.
-        num_samples (`int`): how many to choose.
+        points (`torch.Tensor` of shape `(batch, points, 3)`): point clouds.
+        num_samples (`int`): number of points to choose.
 
     Returns:
-        `torch.LongTensor` of shape `(batch, num_samples)`: their indices, in the order in which they were chosen.
+        `torch.LongTensor` of shape `(batch, num_samples)`: indices of the points, in the order of choice.
 
     Raises:
-        `ValueError`: if there are fewer points than that.
+        `ValueError`: if the point clouds have fewer than `num_samples` points.
     """
     batch, num_points, _ = points.shape
     if num_points < num_samples:
-        raise ValueError(f"{num_samples} points are to be sampled, and the clouds have {num_points}.")
-    # One coordinate after another is contiguous in memory.
+        raise ValueError(f"Cannot sample {num_samples} points: the point clouds have {num_points}.")
+    # Each coordinate contiguous in memory.
     x, y, z = _exact(points).unbind(-1)
     x, y, z = x.contiguous(), y.contiguous(), z.contiguous()
     distances = torch.full_like(x, torch.inf)
@@ -47,7 +47,7 @@ def sample_farthest_points(points: torch.Tensor, num_samples: int) -> torch.Tens
         to_last += (y - y.gather(1, last)).square_()
         to_last += (z - z.gather(1, last)).square_()
         distances = torch.minimum(distances, to_last)
-        last = distances.argmax(dim=1, keepdim=True)  # of equals the first
+        last = distances.argmax(dim=1, keepdim=True)  # of ties, the first
         chosen.append(last)
     return torch.cat(chosen, dim=1)
 
@@ -55,23 +55,23 @@ def sample_farthest_points(points: torch.Tensor, num_samples: int) -> torch.Tens
 @torch.no_grad()
 def knn_points(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) -> torch.Tensor:
     """
-    The nearest points of each centre.
+    Find the nearest points of each centre.
 
     Args:
-        points (`torch.Tensor` of shape `(batch, points, 3)`): clouds of points.
-        centers (`torch.Tensor` of shape `(batch, centers, 3)`): where to look.
-        num_neighbors (`int`): how many points.
+        points (`torch.Tensor` of shape `(batch, points, 3)`): point clouds.
+        centers (`torch.Tensor` of shape `(batch, centers, 3)`): the centres.
+        num_neighbors (`int`): number of points for each centre.
 
     Returns:
-        `torch.LongTensor` of shape `(batch, centers, num_neighbors)`: their indices, the nearest first.
+        `torch.LongTensor` of shape `(batch, centers, num_neighbors)`: indices of the points, the nearest first.
 
     Raises:
-        `ValueError`: if there are fewer points than that.
+        `ValueError`: if the point clouds have fewer than `num_neighbors` points.
     """
     num_points = points.shape[1]
     if num_points < num_neighbors:
-        raise ValueError(f"{num_neighbors} neighbours are wanted, and the clouds have {num_points} points.")
-    # One cloud at a time: the distances of a batch of 32 clouds with 8,192 points and 512 centres take a gigabyte.
+        raise ValueError(f"Cannot find {num_neighbors} neighbours: the point clouds have {num_points} points.")
+    # One cloud at a time: the distances of 32 clouds with 8,192 points and 512 centres would take a gigabyte.
     return torch.stack([_nearest(p, c, num_neighbors) for p, c in zip(_exact(points), _exact(centers))])
 
 
@@ -79,7 +79,7 @@ def _nearest(points: torch.Tensor, centers: torch.Tensor, num_neighbors: int) ->
     distances = (points[None, :, 0] - centers[:, None, 0]).square_()
     for axis in (1, 2):
         distances += (points[None, :, axis] - centers[:, None, axis]).square_()
-    # `topk` may return any of equals: what is nearer than the last one is in, and of the rest the first ones.
+    # `topk` may return any of ties: choose all points nearer than the last one and, of those as near, the first ones.
     last = distances.topk(num_neighbors, dim=1, largest=False).values[:, -1:]
     nearer, equal = distances < last, distances == last
     wanted = num_neighbors - nearer.sum(dim=1, keepdim=True)

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from .configuration_llm_block import LLMBlockConfig
 
 
-# What `from_pretrained` does not hand to the model's constructor, and the layer's reader needs: see `_loading_from`.
+# Arguments of `from_pretrained` that the model's constructor does not get, but reading the layer needs.
 LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
 HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 _INDEX = "model.safetensors.index.json"
@@ -25,8 +25,8 @@ _WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 @contextmanager
-def _loading_from(name_or_path, kwargs: dict[str, Any]):
-    """Remembers, while a model is loaded, how to reach the Hub and the block that its folder was saved with."""
+def _loading_from(name_or_path: Any, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Set `LOADING`, while a model is loaded, to the arguments for the Hub and the block's stored configuration."""
     hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
     block = None
     if name_or_path is not None and kwargs.get("gguf_file") is None:
@@ -35,7 +35,7 @@ def _loading_from(name_or_path, kwargs: dict[str, Any]):
                 name_or_path, revision=kwargs.get("revision"), subfolder=kwargs.get("subfolder", ""), **hub_kwargs
             )
         except OSError:
-            stored = {}  # an adapter folder, or nothing at all: `from_pretrained` itself says what is wrong
+            stored = {}  # an adapter folder, or no folder: `from_pretrained` raises the error
         block = stored if stored.get("model_type") == LLMBlockConfig.model_type else stored.get("llm_block")
     loading = {"hub_kwargs": hub_kwargs, "source": name_or_path, "stored_block": block, "is_checked": False}
     token = LOADING.set(loading)
@@ -47,9 +47,9 @@ def _loading_from(name_or_path, kwargs: dict[str, Any]):
 
 class PreTrainedModelWithLLMBlock(PreTrainedModel):
     """
-    Base class of every model with an LLM block: how it is loaded and saved.
+    Base class of every model with an LLM block: loading, saving, freezing, and running the block among host layers.
 
-    A model that has a block holds it as `llm_block` and its host under `base_model_prefix`.
+    The attribute `llm_block` is the block, or `None`; the host is the attribute named by `base_model_prefix`.
     """
 
     supports_gradient_checkpointing = True
@@ -60,13 +60,13 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
     _can_compile_fullgraph = True
     _no_split_modules = ["LLMBlock"]
 
-    # Where the block's tensors are in the state dictionary; the block itself sets it to "".
+    # Prefix of the block's tensors in the state dictionary; "" in the block itself.
     _llm_block_prefix = "llm_block."
 
-    def _get_llm_block(self):
+    def _get_llm_block(self) -> Any:
         return self.llm_block
 
-    def post_init(self):
+    def post_init(self) -> None:
         super().post_init()
         self._keys_to_ignore_on_save = self._keys_left_out_of_checkpoints()
 
@@ -74,22 +74,22 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         return {self._llm_block_prefix + name for name in self._get_llm_block().llm_tensors()}
 
     def _keys_left_out_of_checkpoints(self) -> set[str]:
-        """Trainer's resume warns unless `_keys_to_ignore_on_save` is exactly what its checkpoints leave out."""
+        """Return exactly the keys that Trainer's checkpoints leave out: its resume warns about other missing keys."""
         block = self._get_llm_block()
         if block is None or not block.is_reloadable():
             return set()
-        # A block inside somebody else's model is saved by that model, which knows nothing of light checkpoints.
+        # A block nested in a third-party model is saved by that model, which cannot write light checkpoints.
         return set() if block is self and block.config.save_weights else self._llm_keys()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any) -> Any:
         r"""
-        As in transformers. In addition `llm_block` may be given: an [`LLMBlockConfig`] adds a block to the checkpoint
-        of a plain host, `{"llm_name_or_path": …}` says where the language model of a saved model has moved to.
+        Load a model as in transformers. The argument `llm_block` is added: an [`LLMBlockConfig`] adds a block to the
+        checkpoint of a plain host; `{"llm_name_or_path": …}` gives the new place of a saved model's language model.
 
         Raises:
-            `ValueError`: if the folder says that it holds the LLM layer and does not, or if the layer read from the
-                language model is not the one that the model was trained with.
+            `ValueError`: if the folder's `config.json` says that it holds the LLM layer but it does not, or if the
+                layer read from the language model is not the one that the model was trained with.
         """
         with _loading_from(pretrained_model_name_or_path, kwargs) as loading:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -100,8 +100,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             holds_layer = stored_block is not None and stored_block.get("save_weights", True)
             if not holds_layer and any(name.startswith("llm_block") or name == "" for name in on_disk):
                 raise ValueError(
-                    f"device_map puts the LLM block on the disk, and {pretrained_model_name_or_path} does not hold "
-                    "its layer, which is offloaded from there. Keep llm_block on another device, or save the model "
+                    f"device_map puts the LLM block on the disk, but {pretrained_model_name_or_path} does not hold "
+                    "its layer, from which it would be offloaded. Keep llm_block on another device, or save the model "
                     "self-contained first (llm_block.save_weights=True)."
                 )
             if stored_block is not None:
@@ -110,9 +110,15 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         return loaded
 
     @classmethod
-    def from_host_pretrained(cls, pretrained_model_name_or_path, *, llm_block=None, **kwargs):
+    def from_host_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *,
+        llm_block: LLMBlockConfig | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         r"""
-        Puts a block behind a published plain host.
+        Load a published plain host, and add a block to it.
 
         Args:
             pretrained_model_name_or_path (`str`):
@@ -121,7 +127,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
                 The block; `None` is the plain host.
             kwargs:
                 `num_labels`, `id2label` and `label2id`, which replace a classifier of another size; fields of the
-                host's configuration; and what `from_pretrained` takes.
+                host's configuration; and arguments of `from_pretrained`.
 
         Raises:
             `ValueError`: if the checkpoint lacks weights of the host.
@@ -131,43 +137,48 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
     @classmethod
     def _from_host(
         cls,
-        pretrained_model_name_or_path,
+        pretrained_model_name_or_path: Any,
         *,
         replaces_classifier: bool = True,
         output_loading_info: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         kwargs.pop("ignore_mismatched_sizes", None)
         model, info = cls.from_pretrained(
             pretrained_model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
         keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-        # A pooler that only a checkpoint with a head holds starts anew, as it does in transformers.
+        # A pooler that the checkpoint lacks is initialised anew, as in transformers.
         prefix, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler."
         unloaded = sorted(key for key in keys if key.startswith(prefix) and not key.startswith(pooler))
         if unloaded:
             raise ValueError(
                 f"{pretrained_model_name_or_path} has no fitting weights for {len(unloaded)} tensors of the host: "
                 f"{', '.join(unloaded[:3])}{', …' if len(unloaded) > 3 else ''}. It is the checkpoint of another "
-                "model, or fields of the configuration change the host's sizes or parts: remove these."
+                "model, or fields of the configuration change the host's sizes or modules: remove these."
             )
         for key, there, here in info["mismatched_keys"]:
             if key == "classifier.weight" and not replaces_classifier:
                 raise ValueError(
                     f"The classifier of {pretrained_model_name_or_path} has the shape {tuple(there)}, and here "
                     f"{tuple(here)} with pooling={model.config.pooling!r}. Choose the pooling it was trained with "
-                    "('cls_mean' reads twice the width), or give num_labels to replace it."
+                    "('cls_mean' is twice as wide), or give num_labels to replace it."
                 )
         return (model, info) if output_loading_info else model
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs
-    ):
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         r"""
-        As in transformers, with these rules for the LLM layer: it is written if `config.llm_block.save_weights`, or if
-        it would be lost otherwise (random, trainable, or changed since it was read). Trainer's `checkpoint-<n>`
-        folders are light and keep the names of the modules, which its resume needs. `save_weights` in the written
-        `config.json` says what the folder holds. Files are replaced only once all of them are complete.
+        Save a model as in transformers, with these rules for the LLM layer: it is written if
+        `config.llm_block.save_weights`, or if it would be lost otherwise (random, trainable, or modified since it was
+        read). Trainer's `checkpoint-<n>` folders are light and keep the names of the modules, which its resume needs.
+        `save_weights` in the written `config.json` says whether the folder holds the layer. Files are replaced only
+        after all of them have been written.
         """
         block = self._get_llm_block()
         folder = os.fspath(save_directory)
@@ -190,8 +201,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
 
     def _with_published_names(self, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
         """
-        The state dictionary with the host's keys as its published checkpoints have them. transformers' own
-        `save_original_format` would put the block's keys through the host's renames, too.
+        Return the state dictionary with the host's keys as in its published checkpoints. transformers' own
+        `save_original_format` would apply the host's renames to the block's keys, too.
         """
         is_adapter = getattr(self, "_hf_peft_config_loaded", False)
         is_offloaded = {"cpu", "disk"} & {str(d) for d in getattr(self, "hf_device_map", {}).values()}
@@ -206,16 +217,16 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         return {**{prefix + name: tensor for name, tensor in host.items()}, **state_dict}
 
     @contextmanager
-    def _llm_block_as_saved(self, block, light: bool):
-        """While saving, configuration and ignored keys say what the folder will hold."""
+    def _llm_block_as_saved(self, block: Any, light: bool) -> Iterator[None]:
+        """Set the configuration and the ignored keys, while saving, to what the folder will hold."""
         if block is None or getattr(self, "_hf_peft_config_loaded", False):
             yield
             return
         config = block.config
         before = config.save_weights, config.fingerprint, self._keys_to_ignore_on_save
-        unchanged = block.is_reloadable() and block.is_unmodified()
-        config.save_weights = not (unchanged and (light or not config.save_weights))
-        config.fingerprint = config.fingerprint if unchanged else None
+        is_reproducible = block.is_reloadable() and block.is_unmodified()
+        config.save_weights = not (is_reproducible and (light or not config.save_weights))
+        config.fingerprint = config.fingerprint if is_reproducible else None
         self._keys_to_ignore_on_save = set() if config.save_weights else self._llm_keys()
         try:
             yield
@@ -228,11 +239,11 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         output_tokens: slice | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """
-        The host's layers, with the block at its position. Of `output_tokens` alone what the last of them gives, where
-        nothing else reads the others.
+        Run the host's layers, with the block at its position. Return the last output for `output_tokens` alone, unless
+        other layers or outputs need all tokens.
         """
         block, layers = self._get_llm_block(), list(layers)
         position = None if block is None else block.config.position
@@ -251,22 +262,22 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         return hidden_states
 
     def freeze_host(self) -> None:
-        """Freezes the host: only the projections, the head (and a trainable LLM layer) are trained."""
+        """Freeze the host: only the projections, the head (and a trainable LLM layer) are trained."""
         if self._get_llm_block() is self:
             raise TypeError("An LLMBlock has no host to freeze; call freeze_host on the model that holds it.")
         for parameter in getattr(self, self.base_model_prefix).parameters():
             parameter.requires_grad_(False)
 
     def print_trainable_parameters(self) -> None:
-        """Prints the number of trained parameters, of all parameters, and their ratio."""
+        """Print the number of trained parameters, of all parameters, and their ratio."""
         trainable, total = self.num_parameters(only_trainable=True), self.num_parameters()
         share = 100 * trainable / total
         print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
 
 
 @contextmanager
-def _written_atomically(folder: str, is_main_process: bool):
-    """Hands out a temporary folder in `folder`; its files replace those of `folder` when all have been written."""
+def _written_atomically(folder: str, is_main_process: bool) -> Iterator[str]:
+    """Yield a temporary folder in `folder`; its files replace those of `folder` after all have been written."""
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as written:
         yield written
@@ -276,7 +287,7 @@ def _written_atomically(folder: str, is_main_process: bool):
         new = {name for name in names if _WEIGHT_FILE.fullmatch(name)}
         old = {name for name in os.listdir(folder) if _WEIGHT_FILE.fullmatch(name)} if new else set()
         if _INDEX in new:
-            # Shards have the same names in every save: while they are replaced, nothing may point at them.
+            # Shards have the same names in every save: while they are replaced, no index may refer to them.
             for name in old & {_INDEX, "model.safetensors"}:
                 os.remove(os.path.join(folder, name))
                 old.remove(name)

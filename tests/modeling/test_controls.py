@@ -42,14 +42,14 @@ def build(llm_folder):
     return make
 
 
-def pictures():
+def images():
     return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 @every_control
 def test_one_switch_says_what_is_trained(name, build):
     model = build(name).train()
-    model(pictures(), labels=torch.tensor([1, 2])).loss.backward()
+    model(images(), labels=torch.tensor([1, 2])).loss.backward()
     block = model.llm_block
     trained = {n.partition(".")[0] for n, p in block.named_parameters() if p.requires_grad}
     expected = {"input_projection", "output_projection"}
@@ -67,7 +67,7 @@ def test_save_and_load(name, build, tmp_path):
     model.save_pretrained(tmp_path)
     again = AutoModelForImageClassification.from_pretrained(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(again(pictures()).logits, model(pictures()).logits, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(again(images()).logits, model(images()).logits, rtol=1e-5, atol=1e-6)
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in model.named_parameters() if p.requires_grad
     }
@@ -103,7 +103,7 @@ def test_only_the_configuration_of_the_llm_is_read(name, llm_folder, tmp_path):
 @pytest.mark.parametrize("name", ["MLP", "projections"])
 def test_hidden_states_of_a_control(name, build):
     with torch.no_grad():
-        assert len(build(name)(pictures(), output_hidden_states=True).hidden_states) == 4
+        assert len(build(name)(images(), output_hidden_states=True).hidden_states) == 4
 
 
 def test_contradictions_are_refused():

@@ -14,7 +14,7 @@ from tiny_llms import decoder_stack, randomize, write_llm
 from transformers import MODEL_FOR_MULTIMODAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForMultimodalLM
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
-from hf_frozen_llm.modeling.fast_llm_layer import find_parts
+from hf_frozen_llm.modeling.llm_layer_weights import find_layer_weights
 
 
 WIDTH, TOKENS = 24, 9
@@ -83,7 +83,7 @@ def test_checkpoint_loads(family, block_of, tmp_path, request):
     block.save_pretrained(tmp_path)
     again = LLMBlock.from_pretrained(tmp_path)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in block.state_dict().items())
-    if find_parts(block.llm_layers[-1], block.input_projection) is not None:
+    if find_layer_weights(block.llm_layers[-1], block.input_projection) is not None:
         count_in_table(request, family, "fast path")
     if any("experts" in name for name, _ in block.named_parameters()):
         count_in_table(request, family, "experts")

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The fast path of the block against the layers' own forward: outputs and all gradients, every class, every route."""
+"""The fast path against the layers' own forward: outputs and all gradients, every class, every attention plan."""
 
 import functools
 
@@ -9,14 +9,15 @@ from references import relative_error, transformers_in_full_precision
 from torch import nn
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification
-from hf_frozen_llm.modeling.fast_llm_layer import _PARTS, InverseNorm, cheapest_route, find_parts, folds_output
+from hf_frozen_llm.modeling.fast_llm_layer import InverseNorm, choose_attention_plan, folds_output
+from hf_frozen_llm.modeling.llm_layer_weights import _LAYER_CLASSES, find_layer_weights
 
 
 FAMILIES = [
     *("llama", "llama_yarn", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "granite"),
     *("phi3", "opt", "gpt2", "gpt_neox", "phi", "gpt_oss"),
 ]
-ROUTES = ["narrow", "folded", "folded_keys", "formed"]
+ATTENTION_PLANS = ["host_width", "folded_qkv", "folded_kv", "explicit_kv"]
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -47,13 +48,13 @@ def padding():
     return mask
 
 
-def parts_of(block):
-    return find_parts(block.llm_layers[-1], block.input_projection)
+def weights_of(block):
+    return find_layer_weights(block.llm_layers[-1], block.input_projection)
 
 
 def keep_float64(block):
     """transformers' RMS norms compute in float32 even in a float64 model, and its grouped experts not at all."""
-    block._layer_config._experts_implementation = "eager"
+    block._caller.config._experts_implementation = "eager"
     for module in block.modules():
         if "RMSNorm" in type(module).__name__:
             module.forward = functools.partial(float64_norm, module)
@@ -65,11 +66,11 @@ def float64_norm(module, x):
     return weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
-def results(block, x, fast, route=None, **kwargs):
+def results(block, x, fast, plan=None, **kwargs):
     """Output, and gradients of the tokens and both projections."""
     block.config.fast = fast
-    if route is not None:
-        block._cheapest_route = lambda *args: route
+    if plan is not None:
+        block._choose_attention_plan = lambda *args: plan
     x = x.detach().clone().requires_grad_()
     block.zero_grad()
     out = block(x, **kwargs)
@@ -81,17 +82,17 @@ def results(block, x, fast, route=None, **kwargs):
 def test_every_class_of_the_fast_path_is_tested(build):
     classes = {type(build(family).llm_layers[0]) for family in FAMILIES}
     names = {f"{c.__module__}.{c.__name__}".removeprefix("transformers.models.") for c in classes}
-    assert names == set(_PARTS)
+    assert names == set(_LAYER_CLASSES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("plan", ATTENTION_PLANS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_same_outputs_and_gradients(family, route, dtype, build):
+def test_same_outputs_and_gradients(family, plan, dtype, build):
     block = build(family, dtype=dtype)
-    parts = parts_of(block)
-    if route == "narrow" and parts.key_norm is not None:
-        pytest.skip("norms of the keys need the keys, so this route is never chosen")
+    weights = weights_of(block)
+    if plan == "host_width" and weights.key_norm is not None:
+        pytest.skip("norms of the keys need the keys, so this plan is never chosen")
     x = torch.randn(3, 9, 24, dtype=dtype)
     for output_tokens in (slice(0, 1), slice(2, 5), None):
         for mask in (None, padding()):
@@ -99,23 +100,23 @@ def test_same_outputs_and_gradients(family, route, dtype, build):
             if dtype == torch.float64:
                 keep_float64(block)
                 with transformers_in_full_precision():
-                    fast, plain = results(block, x, True, route, **kwargs), results(block, x, False, **kwargs)
+                    fast, plain = results(block, x, True, plan, **kwargs), results(block, x, False, **kwargs)
             else:
-                fast, plain = results(block, x, True, route, **kwargs), results(block, x, False, **kwargs)
+                fast, plain = results(block, x, True, plan, **kwargs), results(block, x, False, **kwargs)
             for ours, theirs in zip(fast, plain):
                 assert relative_error(ours, theirs) < (1e-10 if dtype == torch.float64 else 2e-6)
 
 
 @pytest.mark.parametrize("residual", ["none", "outer"])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("plan", ATTENTION_PLANS)
 @pytest.mark.parametrize(
     "family", [family for family in FAMILIES if family not in ("gemma2", "gemma3_text", "gpt_oss")]
 )
-def test_feed_forward_folded_with_the_output_projection(family, route, residual, build):
+def test_feed_forward_folded_with_the_output_projection(family, plan, residual, build):
     """In every family but those with experts or a norm after the feed-forward."""
     block = build(family, dtype=torch.float64, final_norm="none", residual=residual)
-    if route == "narrow" and parts_of(block).key_norm is not None:
-        route = "folded"
+    if plan == "host_width" and weights_of(block).key_norm is not None:
+        plan = "folded_qkv"
     keep_float64(block)
     x = torch.randn(3, 9, 24, dtype=torch.float64)
     for output_tokens in (slice(0, 1), None):
@@ -124,7 +125,7 @@ def test_feed_forward_folded_with_the_output_projection(family, route, residual,
             plain = results(block, x, False, **kwargs)
             block._folds_output = lambda *args: True
             block.output_projection.forward = None  # would fail
-            fast = results(block, x, True, route, **kwargs)
+            fast = results(block, x, True, plan, **kwargs)
             del block._folds_output, block.output_projection.forward
         for ours, theirs in zip(fast, plain):
             assert relative_error(ours, theirs) < 1e-10
@@ -159,7 +160,7 @@ def test_gradient_of_the_input_projection_in_evaluation(build):
     x = torch.randn(3, 9, 24)
     for _ in range(2):
         for ours, theirs in zip(
-            results(block, x, True, "narrow", output_tokens=slice(0, 1)),
+            results(block, x, True, "host_width", output_tokens=slice(0, 1)),
             results(block, x, False, output_tokens=slice(0, 1)),
         ):
             assert relative_error(ours, theirs) < 2e-6
@@ -181,8 +182,8 @@ def test_badly_conditioned_input_projection(family, build):
     with transformers_in_full_precision():
         expected = results(exact, x.double(), False, output_tokens=slice(0, 1))
     plain = results(block, x, False, output_tokens=slice(0, 1))
-    for route in ("narrow", "folded"):
-        fast = results(block, x, True, route, output_tokens=slice(0, 1))
+    for plan in ("host_width", "folded_qkv"):
+        fast = results(block, x, True, plan, output_tokens=slice(0, 1))
         for ours, theirs, reference in zip(fast, plain, expected):
             bound = max(10 * relative_error(theirs.double(), reference), 2e-6)
             assert relative_error(ours.double(), reference) < bound
@@ -202,9 +203,9 @@ def test_inverse_norm():
     assert torch.isfinite(InverseNorm.apply(x, torch.zeros_like(weight), 1e-6)).all()
 
 
-@pytest.mark.parametrize("route", ["narrow", "folded"])
+@pytest.mark.parametrize("plan", ["host_width", "folded_qkv"])
 @pytest.mark.parametrize("final_norm", ["unit", "none"])
-def test_bfloat16_layer(route, final_norm, build):
+def test_bfloat16_layer(plan, final_norm, build):
     """A layer in bfloat16 is at most 1.5 times as far from the float32 result as on the plain path."""
     x, kwargs = torch.randn(3, 9, 24), {"output_tokens": slice(0, 1)}
     expected = results(build(final_norm=final_norm), x, False, **kwargs)
@@ -215,37 +216,38 @@ def test_bfloat16_layer(route, final_norm, build):
         block.final_norm.bfloat16()
     for name in ("input_projection", "output_projection"):
         getattr(block, name).float()
-    fast, plain = results(block, x, True, route, **kwargs), results(block, x, False, **kwargs)
+    fast, plain = results(block, x, True, plan, **kwargs), results(block, x, False, **kwargs)
     for ours, theirs, reference in zip(fast, plain, expected):
         assert relative_error(ours, reference) <= 1.5 * relative_error(theirs, reference)
 
 
-def test_route_follows_from_the_sizes():
+def test_attention_plan_follows_from_the_sizes():
     """At true sizes, without weights: a LLaMA-7B layer behind a ViT-S."""
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
     with torch.device("meta"):
         block = LLMBlock(LLMBlockConfig(llm_config={**LLAMA, **sizes}, weights="random", hidden_size=384))
-    parts = parts_of(block)
-    assert cheapest_route(parts, tokens=197, read=1, hidden_size=384, batch=1) == "narrow"
-    assert cheapest_route(parts, tokens=197, read=197, hidden_size=384, batch=64) == "folded"
+    weights = weights_of(block)
+    choose = functools.partial(choose_attention_plan, weights, num_tokens=197, hidden_size=384)
+    assert choose(num_query_tokens=1, batch_size=1) == "host_width"
+    assert choose(num_query_tokens=197, batch_size=64) == "folded_qkv"
     # a single image does not pay for folding
-    assert cheapest_route(parts, tokens=197, read=197, hidden_size=384, batch=1) == "formed"
-    assert folds_output(parts, block.output_projection, read=64 * 197)
-    assert not folds_output(parts, block.output_projection, read=64)
+    assert choose(num_query_tokens=197, batch_size=1) == "explicit_kv"
+    assert folds_output(weights, block.output_projection, num_query_tokens=64 * 197)
+    assert not folds_output(weights, block.output_projection, num_query_tokens=64)
 
 
 def test_folded_output_is_chosen_where_it_is_cheaper(build):
     """Without a final norm, by the tokens of a batch: more than `24 x 32 / (32 - 24)`, counted in training alone."""
     block = build(final_norm="none")
-    parts, x = parts_of(block), torch.randn(16, 9, 24)
+    weights, x = weights_of(block), torch.randn(16, 9, 24)
     for ours, theirs in zip(results(block, x, True), results(block, x, False)):
         assert relative_error(ours, theirs) < 2e-6
-    assert block.train()._folds_output(parts, x)
-    assert not block._folds_output(parts, x[:2]) and not block.eval()._folds_output(parts, x)
+    assert block.train()._folds_output(weights, x)
+    assert not block._folds_output(weights, x[:2]) and not block.eval()._folds_output(weights, x)
     block.train().output_projection.register_forward_hook(lambda *args: None)
-    assert not block._folds_output(parts, x)
+    assert not block._folds_output(weights, x)
     for fields in ({"final_norm": "unit"}, {"final_norm": "none", "residual": "inner"}):
-        assert not build(**fields).train()._folds_output(parts, x)
+        assert not build(**fields).train()._folds_output(weights, x)
 
 
 @pytest.mark.parametrize(
@@ -268,8 +270,8 @@ def test_what_runs_as_it_is(change, build):
     elif change == "attentions":
         kwargs["fast"] = False
     if change in ("other class", "adapted", "user's hook", "offloaded"):
-        assert parts_of(block) is None
-    block._run_fast = None  # would fail
+        assert weights_of(block) is None
+    block._run_fast_layer = None  # would fail
     assert block(torch.randn(3, 9, 24), **kwargs).shape == (3, 1, 24)
     assert calls == ([1] if change == "user's hook" else [])
 
@@ -282,8 +284,8 @@ def test_a_classifier_reads_one_token():
     )  # fmt: skip
     model = ViTWithLLMBlockForImageClassification(config).eval()
     model.set_attn_implementation("eager")
-    read = []
-    model.llm_block.output_projection.register_forward_hook(lambda module, args, out: read.append(out.shape[1]))
+    num_tokens = []
+    model.llm_block.output_projection.register_forward_hook(lambda module, args, out: num_tokens.append(out.shape[1]))
     pixels = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         logits = model(pixels).logits
@@ -292,4 +294,4 @@ def test_a_classifier_reads_one_token():
             torch.testing.assert_close(out.logits, logits, rtol=1e-4, atol=1e-5)
         model.config.output_hidden_states = True
         assert len(model(pixels).hidden_states) == 4
-    assert read == [1, 5, 5, 5]
+    assert num_tokens == [1, 5, 5, 5]

@@ -85,9 +85,9 @@ def test_groups_are_those_of_brute_force_in_float64(points):
 
 
 def test_too_few_points():
-    with pytest.raises(ValueError, match="9 points are to be sampled, and the clouds have 5"):
+    with pytest.raises(ValueError, match="Cannot sample 9 points: the point clouds have 5"):
         sample_farthest_points(clouds(points=5), 9)
-    with pytest.raises(ValueError, match="9 neighbours are wanted, and the clouds have 5 points"):
+    with pytest.raises(ValueError, match="Cannot find 9 neighbours: the point clouds have 5 points"):
         knn_points(clouds(points=5), clouds(points=2), 9)
 
 
@@ -186,7 +186,7 @@ def test_bfloat16_groups_as_float32_does(build):
     [
         (torch.zeros(2, 32, 6), r"\(2, 32, 6\); it must be \(batch, points, 3\)"),
         (torch.zeros(32, 3), r"it must be \(batch, points, 3\)"),
-        (torch.zeros(2, 5, 3), "Clouds of 5 points cannot be grouped: num_groups is 6 and group_size 4"),
+        (torch.zeros(2, 5, 3), "Point clouds of 5 points cannot be grouped: num_groups is 6 and group_size 4"),
         (None, "points"),
     ],
 )
@@ -199,5 +199,5 @@ def test_bad_configuration_is_refused(block):
     block.position = 3
     with pytest.raises(ValueError, match=r"llm_block\.position is 3; with num_hidden_layers=2"):
         PointBertWithLLMBlockConfig(**FIELDS, llm_block=block)
-    with pytest.raises(ValueError, match="hidden_size \\(24\\) is no multiple of num_attention_heads \\(5\\)"):
+    with pytest.raises(ValueError, match="hidden_size \\(24\\) is not a multiple of num_attention_heads \\(5\\)"):
         PointBertWithLLMBlockConfig(**{**FIELDS, "num_attention_heads": 5})

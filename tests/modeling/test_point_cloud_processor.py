@@ -105,7 +105,10 @@ def test_surfaces_are_sampled(tmp_path):
     ("change", "message"),
     [
         (lambda p: p[:10], r"points has 10 points, fewer than num_points, 20\. Set num_points lower"),
-        (lambda p: np.hstack([p, p]), r"points has the shape \(50, 6\); a cloud is \(points, 3\).*points\[:, :3\]"),
+        (
+            lambda p: np.hstack([p, p]),
+            r"points has the shape \(50, 6\); a point cloud is \(points, 3\).*points\[:, :3\]",
+        ),
         (lambda p: p[:, :2], r"shape \(50, 2\)"),
         (lambda p: p[0], r"shape \(3,\)"),
         (lambda p: [], "points is empty"),
@@ -125,11 +128,11 @@ def test_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no file .*cloud\.npy"):
         processor(str(tmp_path / "cloud.npy"))
     (tmp_path / "cloud.csv").write_text("1,2,3")
-    with pytest.raises(ValueError, match=r"none of the files that clouds are read from: \.ply, \.off"):
+    with pytest.raises(ValueError, match=r"unsupported point-cloud format; supported: \.ply, \.off"):
         processor(str(tmp_path / "cloud.csv"))
     for suffix in (".npy", ".txt", ".h5", ".ply"):
         (tmp_path / f"cloud{suffix}").write_text("not a cloud")
-        with pytest.raises(ValueError, match=rf"cloud\{suffix} cannot be read as a cloud of points: "):
+        with pytest.raises(ValueError, match=rf"cloud\{suffix} cannot be read as a point cloud: "):
             processor(str(tmp_path / f"cloud{suffix}"))
     short = write(tmp_path / "short.txt", cloud(5))
     with pytest.raises(ValueError, match=r"short\.txt has 5 points"):

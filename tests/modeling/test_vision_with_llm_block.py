@@ -255,7 +255,7 @@ def test_from_the_hub(published, block, hub):
 def test_the_other_way_to_load_is_named(published, block, tmp_path):
     build("dinov2", block()).save_pretrained(tmp_path)
     with pytest.raises(
-        ValueError, match="is no plain host but a saved model of this class: load it by from_pretrained"
+        ValueError, match="is not a plain host but a saved model of this class: load it by from_pretrained"
     ):
         VisionWithLLMBlockModel.from_host_pretrained(tmp_path, llm_block=block())
     with pytest.raises(ValueError, match="from_host_pretrained"):

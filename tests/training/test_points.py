@@ -170,7 +170,7 @@ def test_wrong_places(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*modelnet40_test\.txt"):
         read(PointDataArguments(name), "modelnet40_test.txt")
     (tmp_path / "txt" / "bee_thing" / "bee_thing_0001.txt").write_text("one two three\n")
-    with pytest.raises(ValueError, match=r"bee_thing_0001\.txt cannot be read as a cloud of points"):
+    with pytest.raises(ValueError, match=r"bee_thing_0001\.txt cannot be read as a point cloud"):
         read(PointDataArguments(name), "modelnet40_train.txt")
     np.savez(tmp_path / "data.npz", points=make_clouds(2)[0], label=[0, 1])
     with pytest.raises(ValueError, match="the file has no array 'split'; it has points, label"):

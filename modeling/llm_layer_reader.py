@@ -1,0 +1,121 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Reading the decoder layers of an LLM block from the language model's checkpoint."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from .configuration_llm_block import LLMBlockConfig
+from .llm_checkpoint import LLMCheckpoint
+from .llm_conversion import convert_tensors, find_keys
+
+
+class LLMLayerReader:
+    """
+    Finds the tensors of an LLM block in the language model's checkpoint, converts and copies them.
+
+    Args:
+        config ([`LLMBlockConfig`]): names the checkpoint; it is not changed.
+        text_config (`PreTrainedConfig`): the configuration of the language model's decoder.
+        module_paths (`dict[str, str]`): from prefixes of the block's tensors to the paths of their modules in the
+            language model, such as `{"llm_layers.0.": "layers.3", "final_norm.": "norm"}`.
+        base_model_prefix (`str`): the prefix of the language model's published keys, such as `model`.
+        build_llm (`Callable`): returns the language model on the meta device; called only to convert tensors.
+    """
+
+    def __init__(
+        self,
+        config: LLMBlockConfig,
+        text_config: PreTrainedConfig,
+        module_paths: dict[str, str],
+        base_model_prefix: str,
+        build_llm: Callable[[], PreTrainedModel],
+    ):
+        self.config = config
+        self.text_config = text_config
+        self.module_paths = module_paths
+        self.base_model_prefix = base_model_prefix
+        self.build_llm = build_llm
+
+    def read(self, targets: dict[str, torch.Tensor], hub_kwargs: dict[str, Any]) -> tuple[str, int]:
+        """
+        Copy the checkpoint's tensors into `targets`, one at a time.
+
+        Args:
+            targets (`dict[str, torch.Tensor]`): the block's tensors by their names. Those that the model's own
+                checkpoint has initialised keep their values.
+            hub_kwargs (`dict[str, Any]`): `token`, `cache_dir`, `local_files_only`, … for the Hub.
+
+        Returns:
+            `tuple[str, int]`: the fingerprint of the tensors as stored in the checkpoint, and the bytes read.
+
+        Raises:
+            `OSError`: if the checkpoint cannot be reached.
+            `ValueError`: if it lacks tensors, or has tensors of another shape or with infinite values.
+        """
+        if self.config.llm_name_or_path is None:
+            raise ValueError("LLMBlockConfig.llm_name_or_path is not set, so the LLM layer cannot be read.")
+        digest = hashlib.sha256()
+        with LLMCheckpoint(self.config.llm_name_or_path, self.config.llm_revision, hub_kwargs) as checkpoint:
+            sources = self._find_sources(checkpoint, targets)
+            for name in sorted(sources):
+                source = sources.pop(name)
+                tensor = checkpoint.read(source) if isinstance(source, str) else source
+                update_digest(digest, name, tensor)
+                self._copy(name, targets[name], tensor)
+            return digest.hexdigest(), checkpoint.bytes_read
+
+    def _find_sources(self, checkpoint: LLMCheckpoint, names: Iterable[str]) -> dict[str, str | torch.Tensor]:
+        """Map the block's names to keys of the checkpoint, or to tensors if these had to be converted."""
+        sources: dict[str, str | torch.Tensor] = {}
+        for prefix, path in self.module_paths.items():
+            expected = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            if not expected:
+                continue  # a final norm without weights (OLMo)
+            found: dict[str, Any] = dict(find_keys(checkpoint, path, expected, self.base_model_prefix, self.build_llm))
+            if not found:
+                raise ValueError(
+                    f"{checkpoint.name_or_path} holds no tensors of {path} of {self.text_config.model_type}. It is "
+                    "not the checkpoint of this language model, or lacks that layer (layer_index "
+                    f"{self.config.layer_index})."
+                )
+            is_complete = expected <= set(found)
+            checkpoint.prefetch([found[name] for name in (expected if is_complete else found)])
+            if not is_complete:
+                tensors = {name: checkpoint.read(key) for name, key in found.items()}
+                found = convert_tensors(self.build_llm(), path, tensors)
+            if missing := sorted(expected - set(found)):
+                raise ValueError(
+                    f"{checkpoint.name_or_path} lacks tensors of {path}: {missing}. The checkpoint is incomplete, or "
+                    "quantised in a format that cannot be read."
+                )
+            sources.update({prefix + name: found[name] for name in expected})
+        return sources
+
+    def _copy(self, name: str, target: torch.Tensor, tensor: torch.Tensor) -> None:
+        if tuple(tensor.shape) != tuple(target.shape):
+            raise ValueError(
+                f"{self.config.llm_name_or_path}: {name} has the shape {tuple(tensor.shape)} in the checkpoint and "
+                f"{tuple(target.shape)} by its config.json. Weights and configuration are of different models."
+            )
+        init.copy_(target, tensor)
+        if target.is_floating_point() and target.numel() and not torch.stack(target.aminmax()).isfinite().all():
+            raise ValueError(
+                f"{self.config.llm_name_or_path}: {name} holds NaN or infinite values as {target.dtype}. The "
+                "checkpoint is damaged, or its values do not fit into that type (llm_block.layer_dtype)."
+            )
+        target._is_hf_initialized = True  # type: ignore[attr-defined]
+
+
+def update_digest(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    """Add a tensor's name, shape, data type and bytes to a SHA-256 digest."""
+    tensor = tensor.detach().cpu().contiguous()
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+__all__ = ["LLMLayerReader", "update_digest"]
