@@ -59,7 +59,7 @@ def train(
     """
     from hf_frozen_llm.training.train import train
 
-    train(recipe, context.args)
+    train(recipe, key_flags(context))
     end_distributed()
 
 
@@ -77,7 +77,7 @@ def evaluate(
     """
     from hf_frozen_llm.training.evaluate import evaluate
 
-    evaluate(model, context.args)
+    evaluate(model, key_flags(context))
     end_distributed()
 
 
@@ -105,7 +105,7 @@ def ablate(
     """
     from hf_frozen_llm.ablation import ablate
 
-    if not ablate(recipe, over, variants, seeds, output_dir, context.args, dry_run):
+    if not ablate(recipe, over, variants, seeds, output_dir, key_flags(context), dry_run):
         raise typer.Exit(1)
 
 
@@ -217,12 +217,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def with_hyphens(arguments: Sequence[str]) -> list[str]:
-    """Spell flags with hyphens: `--learning_rate` and `--learning-rate` are the same."""
-    flags = [argument.partition("=") for argument in arguments]
-    return [
-        name.replace("_", "-") + equals + value if name.startswith("--") else name + equals + value
-        for name, equals, value in flags
-    ]
+    """Spell flags with hyphens, as typer does: `--learning_rate` and `--learning-rate` are the same."""
+    return [spell_flag(argument, "_", "-") for argument in arguments]
+
+
+def key_flags(context: typer.Context) -> list[str]:
+    """Return the flags that are keys of a recipe, spelled as the keys are, with underscores."""
+    return [spell_flag(argument, "-", "_") for argument in context.args]
+
+
+def spell_flag(argument: str, old: str, new: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace(old, new)}{equals}{value}"
 
 
 def take_debug_flag(arguments: Sequence[str]) -> tuple[list[str], bool]:
