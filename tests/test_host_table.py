@@ -37,6 +37,11 @@ def broken():
 def test_teardown_fails(host, broken):
     pass
 
+@pytest.mark.host_table("compile", host="vit_class")
+@pytest.mark.parametrize("host", ["sdpa"])
+def test_row_of_the_mark(host):
+    pass
+
 @pytest.mark.host_table("upstream tests")
 class SuiteTest(unittest.TestCase):
     host = "beit_cls"
@@ -56,36 +61,16 @@ def test_every_host_has_a_row():
     assert len(set(ROWS.values())) == len(ROWS)
 
 
-def test_cell_of():
-    class WithHost:
-        host = "vit_class"
-
-    assert HOST_TABLE.cell_of("loads", None, {"host": "swin", "fast": True}, None) == ("swin", "loads")
-    assert HOST_TABLE.cell_of("loads", "vit_class", {"attn": "sdpa"}, None) == ("vit_class", "loads")
-    assert HOST_TABLE.cell_of("upstream tests", None, {}, WithHost) == ("vit_class", "upstream tests")
+def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="columns are"):
         HOST_TABLE.cell_of("load", None, {"host": "swin"}, None)
     with pytest.raises(ValueError, match="host is 'resnet'"):
         HOST_TABLE.cell_of("loads", None, {"host": "resnet"}, None)
     with pytest.raises(ValueError, match="host is None"):
         HOST_TABLE.cell_of("loads", None, {}, None)
-
-
-def test_make_table():
-    outcomes = {"a": ("vit", "loads", True), "b": ("vit", "loads", True), "c": ("vit", "DDP", False)}
-    lines = HOST_TABLE.make(outcomes, "torch 2").split("\n")
-    assert lines[0] == "| host | loads | equals AutoModel | upstream tests | compile | export | ONNX | LoRA | DDP |"
-    assert "| ViT (`ViTModel`) | 2 ✓ | – | – | – | – | – | – | 0 of 1 ✗ |" in lines
-    assert len(lines) == 2 + len(ROWS) + 2 and {line.count("|") for line in lines[:-2]} == {len(COLUMNS) + 2}
-    assert lines[-1] == "2 of 3 checks passed, with torch 2."
-
-
-def test_put_between_markers():
-    assert HOST_TABLE.put_into(PAGE, "new\ntable") == PAGE.replace("old", "new\ntable")
-    assert HOST_TABLE.put_into(PAGE.replace("old\n", ""), "new") == PAGE.replace("old", "new")
-    for text in ("", BEGIN, f"{END}\n{BEGIN}", f"{PAGE}{PAGE}"):
+    for page in ("", BEGIN, f"{END}\n{BEGIN}", f"{PAGE}{PAGE}"):
         with pytest.raises(ValueError, match="needs the lines"):
-            HOST_TABLE.put_into(text, "new")
+            HOST_TABLE.put_into(page, "new")
 
 
 def run_pytest(folder, *arguments):
@@ -96,22 +81,24 @@ def run_pytest(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_table_of_a_run(workers, tmp_path):
+def test_table_of_a_run(tmp_path):
+    """In two processes; a test counts by its parameter, its mark or its class."""
     (tmp_path / "page.md").write_text(PAGE)
     (tmp_path / "test_tiny.py").write_text(TESTS)
-    done = run_pytest(tmp_path, "-n", workers)
+    done = run_pytest(tmp_path, "-n", "2")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     page = (tmp_path / "page.md").read_text()
-    assert page.startswith(f"# Hosts\n\n{BEGIN}\n| host |") and page.endswith(f"\n{END}\n\nMore.\n")
+    header = "| host | loads | equals AutoModel | upstream tests | compile | export | ONNX | LoRA | DDP |"
+    assert page.startswith(f"# Hosts\n\n{BEGIN}\n{header}\n") and page.endswith(f"\n{END}\n\nMore.\n")
     rows = {line.split(" | ")[0]: [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in page.split("\n")}
     expected = {name: ["–"] * len(COLUMNS) for name in ROWS}
     expected["vit"][0] = "2 ✓"
     expected["clip"][0] = "1 of 2 ✗"
     expected["beit_cls"][2] = "1 ✓"
     expected["swin"][5] = "0 of 1 ✗"
+    expected["vit_class"][3] = "1 ✓"
     assert {name: rows[f"| {title}"] for name, title in ROWS.items()} == expected
-    assert "\n4 of 6 checks passed, with transformers " in page
+    assert "\n5 of 7 checks passed, with transformers " in page
 
 
 @pytest.mark.parametrize(

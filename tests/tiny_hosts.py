@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Tiny vision encoders of many kinds with random weights, norms and biases too, written as published checkpoints."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING,
 )
+
+from hf_frozen_llm import VisionWithLLMBlockConfig, VisionWithLLMBlockForImageClassification
 
 
 SIZES = {
@@ -118,3 +121,23 @@ HOSTS = {
         "videomae", {**VIDEO, "tubelet_size": 2, "use_mean_pooling": False}, "mean", 32, own_classifier="another"
     ),
 }
+
+
+def vision_model(name, llm_block, model_class=VisionWithLLMBlockForImageClassification, **kwargs):
+    """A model of the generic class on a host of the tests, the same at every call."""
+    host = HOSTS[name]
+    config = VisionWithLLMBlockConfig(
+        vision_config=host.config(), llm_block=llm_block, **{"pooling": host.pooling, "num_labels": 3, **kwargs}
+    )
+    torch.manual_seed(3)
+    model = model_class(config)
+    if llm_block is not None:
+        torch.nn.init.normal_(model.llm_block.output_projection.weight, std=0.3)
+    return model.eval()
+
+
+def plain_host(model):
+    """transformers' own model with the weights of our model's host."""
+    plain = AutoModel.from_config(copy.deepcopy(model.config.vision_config), **model._host.kwargs)
+    plain.load_state_dict(model.host.state_dict())
+    return plain.eval()

@@ -17,12 +17,15 @@ from types import ModuleType
 
 import torch
 import transformers
+from model_cases import ModelCase
 from packaging.version import Version
 from paths import upstream_tests_dir
 from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.auto import modeling_auto
+
+from hf_frozen_llm import LLMBlockConfig
 
 
 PACKAGE = "transformers_tests"
@@ -165,6 +168,10 @@ OF_OTHER_KINDS_OF_MODEL = {
     **with_reason("no cache", "test_bc_cache_name_forward"),
     **with_reason("not a vision tower beside a whole language model", "test_sdpa_can_dispatch_composite_models"),
 }
+NO_CONVERSION = with_reason(
+    "transformers has no conversion for this model type",
+    "test_can_load_from_already_mapped_keys test_reverse_loading_mapping",
+)
 COMPOSITE = with_reason(
     "the random variant runs it, with `_is_composite`",
     "test_attn_implementation_composite_models test_can_set_attention_dynamically_composite_model",
@@ -234,3 +241,47 @@ class ImageModelSuite(UpstreamSuite):
             load_result = model.load_state_dict(saved, strict=False)
             assert set(load_result.missing_keys) == set(model._keys_to_ignore_on_save or ())
             assert load_result.unexpected_keys == []
+
+
+class ModelCaseTester:
+    """What transformers' tests ask for: sizes, a configuration and inputs; of a case whose host has one layer."""
+
+    def __init__(self, parent: "ModelCaseSuite"):
+        self.parent = parent
+        self.case = parent.case
+        self.save_weights = True
+        self.batch_size = 3
+        self.hidden_size = 24
+        self.num_attention_heads = 2
+        # Upstream counts hidden states and attentions by it, and the block adds one of each.
+        self.num_hidden_layers = 2
+        self.seq_length = self.case.num_tokens
+        self.is_training = True
+
+    def get_config(self):
+        fields = {**self.case.fields, "num_hidden_layers": 1, "num_labels": 5, **self.parent.fields}
+        llm = {"llm_name_or_path": tiny_llm().name, "save_weights": self.save_weights, **self.parent.llm}
+        return self.case.config_class(**fields, llm_block=LLMBlockConfig(**llm))
+
+    def prepare_config_and_inputs_for_common(self):
+        return self.get_config(), self.case.inputs(self.batch_size)
+
+
+class ModelCaseSuite(ImageModelSuite):
+    case: ModelCase
+    # Fields of the configuration and of the block that the case has otherwise.
+    fields: dict = {}
+    llm: dict = {}
+    skipped = {**ImageModelSuite.skipped, **COMPOSITE}
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester = ModelCaseTester(self)
+        self.config_tester = ConfigTester(
+            self,
+            config_class=self.case.config_class,
+            has_text_modality=False,
+            common_properties=["hidden_size", "num_attention_heads", "num_hidden_layers"],
+            hidden_size=24,
+            num_attention_heads=2,
+        )

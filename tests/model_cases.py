@@ -1,0 +1,302 @@
+# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""
+The package's models at tiny size, one `ModelCase` each. modeling/test_model_contract.py runs on all of them, so that a
+new model needs an entry here, and tests of its own only for what it alone does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_hosts import RATIO, SIZES, VIDEO
+from tiny_llms import randomize
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    VideoMAEForVideoClassification,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
+
+from hf_frozen_llm import (
+    LLMBlockConfig,
+    PointBertWithLLMBlockConfig,
+    PointBertWithLLMBlockForPointCloudClassification,
+    PointBertWithLLMBlockModel,
+    PointCloudProcessor,
+    VideoMAEWithLLMBlockConfig,
+    VideoMAEWithLLMBlockForVideoClassification,
+    VideoMAEWithLLMBlockModel,
+    VisionWithLLMBlockConfig,
+    VisionWithLLMBlockForImageClassification,
+    VisionWithLLMBlockModel,
+    ViTWithLLMBlockConfig,
+    ViTWithLLMBlockForImageClassification,
+    ViTWithLLMBlockModel,
+)
+
+
+Tensors = dict[str, torch.Tensor]
+Model = Any
+PROJECTIONS = {"llm_block.input_projection.weight", "llm_block.output_projection.weight"}
+CONTROLS: dict[str, dict[str, Any]] = {
+    "pretrained, frozen": {},
+    "random, frozen": {"weights": "random"},
+    "random, trained": {"weights": "random", "trainable": True},
+    "pretrained, trained": {"trainable": True},
+    "MLP": {"kind": "mlp"},
+    "projections": {"kind": "projections"},
+}
+
+
+@dataclass
+class ModelCase:
+    """
+    A model of the package. It need not classify: its inputs, targets and main output have the names given here.
+
+    Args:
+        config_class (`type`): the configuration's class.
+        base_class (`type`): the model without a head.
+        model_class (`type`): the model with its head, or `base_class`.
+        fields (`dict[str, Any]`): the configuration but for the block; without dropout, so that results repeat.
+        inputs (`Callable[[int], dict[str, Tensor]]`): inputs of so many examples.
+        num_tokens (`int`): tokens of an example.
+        finish (`Callable[[model, Tensor], Tensor]`): the final norm and the head by hand, from the last hidden state
+            to the main output.
+        refused (`list[tuple[dict, list[str]]]`): wrong inputs, and patterns that the error matches, all of them.
+        targets (`Callable[[int], dict[str, Tensor]]`, *optional*): what the loss of so many examples needs; models
+            without a loss leave it out.
+        output (`str`, *optional*, defaults to `"logits"`): the main output.
+        head (`tuple[str, ...]`, *optional*): modules beside the host and the block.
+        auto_class (`type`, *optional*, defaults to `AutoModel`): the Auto class of `model_class`.
+        plain_class (`type`, *optional*): transformers' own class of the same function without a block.
+        positions (`tuple[int, ...]`, *optional*): where the block can stand.
+        layers (`Callable[[model, dict[str, Tensor]], list[Callable]]`, *optional*): the host's layers as functions of
+            the hidden states alone, of a model whose block can stand before some of them.
+        base_kwargs (`dict[str, Any]`, *optional*): arguments of `base_class` that leave out what no head uses.
+        processor (`Callable[[], Any]`, *optional*): builds the processor.
+        sample (`Callable[[], Any]`, *optional*): one example for the processor.
+        pipeline (`str`, *optional*): transformers' pipeline that takes the sample.
+    """
+
+    config_class: type
+    base_class: type
+    model_class: type
+    fields: dict[str, Any]
+    inputs: Callable[[int], Tensors]
+    num_tokens: int
+    finish: Callable[[Model, torch.Tensor], torch.Tensor]
+    refused: list[tuple[dict[str, Any], list[str]]]
+    targets: Callable[[int], Tensors] = lambda batch: {}
+    output: str = "logits"
+    head: tuple[str, ...] = ()
+    auto_class: type = AutoModel
+    plain_class: type | None = None
+    positions: tuple[int, ...] = (-1,)
+    layers: Callable[[Model, Tensors], list[Callable]] = lambda model, inputs: []
+    base_kwargs: dict[str, Any] = field(default_factory=dict)
+    processor: Callable[[], Any] | None = None
+    sample: Callable[[], Any] | None = None
+    pipeline: str | None = None
+
+    def build(self, llm_block: LLMBlockConfig | None, model_class: type | None = None, **fields: Any) -> Model:
+        """The same weights at every call; the host's are random, of its norms too."""
+        config = self.config_class(**{**self.fields, "llm_block": llm_block, **fields})
+        torch.manual_seed(2)
+        model = (model_class or self.model_class)(config)
+        randomize(host_of(model), seed=1)
+        if llm_block is not None:
+            torch.nn.init.normal_(model.llm_block.output_projection.weight, std=0.3)
+        return model.eval()
+
+    def output_of(self, model: Model, batch: int = 2) -> torch.Tensor:
+        with torch.no_grad():
+            return model(**self.inputs(batch))[self.output]
+
+    def loss_of(self, model: Model, batch: int = 2, **kwargs: Any) -> torch.Tensor:
+        outputs = model(**self.inputs(batch), **self.targets(batch), **kwargs)
+        return outputs.loss if self.targets(batch) else outputs[self.output].square().mean()
+
+    def names_of_head(self, model: Model) -> set[str]:
+        return {name for name, _ in model.named_parameters() if name.partition(".")[0] in self.head}
+
+
+def cases(
+    are_meant: Callable[[ModelCase], Any] = lambda case: True, **marks: pytest.MarkDecorator
+) -> pytest.MarkDecorator:
+    """Runs a test on all cases or on those that are meant; `marks` are of single cases, by their names."""
+    chosen = [pytest.param(c, id=name, marks=marks.get(name, ())) for name, c in CASES.items() if are_meant(c)]
+    return pytest.mark.parametrize("case", chosen)
+
+
+def host_of(model: Model) -> Model:
+    return getattr(model, model.base_model_prefix)
+
+
+def names_of_layer(model: Model) -> set[str]:
+    return {n for n, _ in model.named_parameters() if n.startswith(("llm_block.llm_layers.", "llm_block.final_norm."))}
+
+
+def frozen_names(model: Model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def assert_same_state(actual: Tensors, expected: Tensors) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(4))
+
+
+def labels(batch: int) -> Tensors:
+    return {"labels": torch.arange(batch) % 3}
+
+
+def pixels(*shape: int) -> Tensors:
+    return {"pixel_values": torch.zeros(shape)}
+
+
+def layer_norm(norm: torch.nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    """The host's own final norm does nothing when the host calls it; the block comes before it."""
+    return torch.nn.functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8))
+
+
+VIT = ModelCase(
+    config_class=ViTWithLLMBlockConfig,
+    base_class=ViTWithLLMBlockModel,
+    model_class=ViTWithLLMBlockForImageClassification,
+    fields={**SIZES, "image_size": 8, "num_labels": 3},
+    inputs=lambda batch: {"pixel_values": randn(batch, 3, 8, 8)},
+    num_tokens=5,
+    finish=lambda model, hidden_states: model.classifier(model.vit.layernorm(hidden_states)[:, 0]),
+    refused=[
+        (pixels(2, 3, 12, 12), ["pixel_values", "12", "8", "image_size", "interpolate_pos_encoding"]),
+        (pixels(2, 3, 8, 16), ["pixel_values", "16", "image_size"]),
+        (pixels(2, 1, 8, 8), ["pixel_values", "num_channels", "3", "1"]),
+        (pixels(2, 4, 8, 8), ["pixel_values", "num_channels", "4"]),
+        (pixels(3, 8, 8), ["pixel_values"]),
+        ({}, ["pixel_values"]),
+    ],
+    targets=labels,
+    head=("classifier",),
+    auto_class=AutoModelForImageClassification,
+    plain_class=ViTForImageClassification,
+    positions=(-1, 0, 1, 2, 3),
+    layers=lambda model, inputs: list(model.vit.layers),
+    base_kwargs={"add_pooling_layer": False},
+    processor=lambda: ViTImageProcessor(size={"height": 8, "width": 8}),
+    sample=image,
+    pipeline="image-classification",
+)
+VISION = ModelCase(
+    config_class=VisionWithLLMBlockConfig,
+    base_class=VisionWithLLMBlockModel,
+    model_class=VisionWithLLMBlockForImageClassification,
+    fields={"vision_config": {"model_type": "dinov2", **RATIO, "use_mask_token": False}, "num_labels": 3},
+    inputs=lambda batch: {"pixel_values": randn(batch, 3, 16, 16)},
+    num_tokens=17,
+    finish=lambda model, hidden_states: model.classifier(layer_norm(model.host.layernorm, hidden_states)[:, 0]),
+    refused=[
+        (pixels(3, 16, 16), ["pixel_values"]),
+        (pixels(2, 1, 16, 16), ["pixel_values"]),
+        ({}, ["pixel_values"]),
+    ],
+    targets=labels,
+    head=("classifier",),
+    auto_class=AutoModelForImageClassification,
+    processor=lambda: ViTImageProcessor(size={"height": 16, "width": 16}),
+    sample=image,
+    pipeline="image-classification",
+)
+# Neither a head nor a loss.
+VISION_ENCODER = ModelCase(
+    config_class=VisionWithLLMBlockConfig,
+    base_class=VisionWithLLMBlockModel,
+    model_class=VisionWithLLMBlockModel,
+    fields={"vision_config": {"model_type": "ijepa", **SIZES}},
+    inputs=VISION.inputs,
+    num_tokens=16,
+    finish=lambda model, hidden_states: layer_norm(model.host.layernorm, hidden_states),
+    refused=VISION.refused,
+    output="last_hidden_state",
+)
+VIDEOMAE = ModelCase(
+    config_class=VideoMAEWithLLMBlockConfig,
+    base_class=VideoMAEWithLLMBlockModel,
+    model_class=VideoMAEWithLLMBlockForVideoClassification,
+    fields={**VIDEO, "patch_size": 8, "tubelet_size": 2, "num_hidden_layers": 2, "num_labels": 3},
+    inputs=lambda batch: {"pixel_values": randn(batch, 4, 3, 16, 16)},
+    num_tokens=8,
+    finish=lambda model, hidden_states: model.classifier(model.fc_norm(hidden_states.mean(1))),
+    refused=[
+        (pixels(*shape), [r"\(batch, frames, channels, height, width\) = \(batch, 4, 3, 16, 16\)"])
+        for shape in [(2, 3, 4, 16, 16), (2, 4, 1, 16, 16), (2, 8, 3, 16, 16), (2, 4, 3, 32, 32), (4, 3, 16, 16)]
+    ]
+    + [({}, ["pixel_values"])],
+    targets=labels,
+    head=("fc_norm", "classifier"),
+    auto_class=AutoModelForVideoClassification,
+    plain_class=VideoMAEForVideoClassification,
+    positions=(-1, 0, 1),
+    layers=lambda model, inputs: list(model.videomae.encoder.layer),
+    processor=lambda: VideoMAEImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+    sample=lambda: [image()] * 4,
+)
+POINT_BERT = ModelCase(
+    config_class=PointBertWithLLMBlockConfig,
+    base_class=PointBertWithLLMBlockModel,
+    model_class=PointBertWithLLMBlockForPointCloudClassification,
+    fields={
+        "num_groups": 6,
+        "group_size": 4,
+        "encoder_hidden_size": 16,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "num_labels": 3,
+        "drop_path_rate": 0.0,
+        "classifier_dropout": 0.0,
+    },
+    inputs=lambda batch: {"points": randn(batch, 32, 3)},
+    num_tokens=7,
+    finish=lambda model, hidden_states: model.classifier(model.point_bert.layernorm(hidden_states)),
+    refused=[
+        ({"points": torch.zeros(2, 32, 6)}, [r"\(2, 32, 6\); it must be \(batch, points, 3\)"]),
+        ({"points": torch.zeros(32, 3)}, [r"it must be \(batch, points, 3\)"]),
+        (
+            {"points": torch.zeros(2, 5, 3)},
+            ["Point clouds of 5 points cannot be grouped: num_groups is 6 and group_size 4"],
+        ),
+        ({}, ["points"]),
+    ],
+    targets=labels,
+    head=("classifier",),
+    positions=(-1, 0, 1),
+    layers=lambda model, inputs: [
+        lambda hidden_states, layer=layer: layer(hidden_states, model.point_bert.embeddings(**inputs)[1])
+        for layer in model.point_bert.layers
+    ],
+    processor=lambda: PointCloudProcessor(num_points=32),
+    sample=lambda: np.random.default_rng(0).normal(size=(50, 3)),
+)
+CASES = {
+    "vit": VIT,
+    "vision": VISION,
+    "vision_encoder": VISION_ENCODER,
+    "videomae": VIDEOMAE,
+    "point_bert": POINT_BERT,
+}
