@@ -3,24 +3,19 @@
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import TINY_RUN, write_llama
 from toy_tasks import point_sets, retrieval
 
-from hf_frozen_llm import flops
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.info import describe_checkpoint
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.run import build_run, load_run, read_eval_rows

@@ -110,7 +110,7 @@ class ToyPointSetsModel(PreTrainedModelWithLLMBlock):
 
     def forward(self, items: torch.Tensor, mask: torch.Tensor, future: torch.Tensor | None = None, **kwargs):
         layers = [partial(layer, mask=mask) for layer in self.host.layers]
-        hidden_states = self._run_layers(layers, self.host.embeddings(items), mask)
+        hidden_states = self._run_layers(layers, self.host.embeddings(items.to(self.dtype)), mask)
         outputs = self.head(masked_mean(hidden_states, mask)).unflatten(-1, (self.config.num_candidates, -1))
         trajectories, scores = outputs[..., :-1].unflatten(-1, (-1, 2)), outputs[..., -1]
         loss = None if future is None else winner_takes_all(trajectories, scores, future).mean()
@@ -181,10 +181,11 @@ class ToyPointSets(Task):
         return SeededLengthGroupedSampler([len(items) for items in dataset.rows["items"]], batch_size, seed)
 
     def collate(self, examples: list[Example]) -> Batch:
-        items = [example.pop("items") for example in examples]
+        items = [example["items"] for example in examples]
         mask = [torch.ones(len(of_example), dtype=torch.long) for of_example in items]
         padded = {"items": pad_sequence(items, batch_first=True), "mask": pad_sequence(mask, batch_first=True)}
-        return {**padded, **super().collate(examples)}
+        others = [{name: value for name, value in example.items() if name != "items"} for example in examples]
+        return {**padded, **super().collate(others)}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror some scenes at the x axis; the first two channels are coordinates."""

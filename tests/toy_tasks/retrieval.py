@@ -86,12 +86,12 @@ class ToyRetrievalModel(PreTrainedModelWithLLMBlock):
         return {side: torch.zeros(1, 5, self.config.num_channels, dtype=self.dtype) for side in SIDES}
 
     def encode(self, items: torch.Tensor, side: str) -> torch.Tensor:
-        hidden_states = self.host.embeddings[side](items)
+        hidden_states = self.host.embeddings[side](items.to(self.dtype))
         return self._run_layers(self.host.layers, hidden_states).mean(1)
 
     def score(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Return the scores `(batch, candidates)` of `left (batch, width)` and `right (… , candidates, width)`."""
-        left = left[:, None]
+        left, right = left.to(self.dtype)[:, None], right.to(self.dtype)
         return self.scorer(torch.cat([left * right, (left - right) ** 2], -1)).squeeze(-1)
 
     def forward(
@@ -144,7 +144,7 @@ class PairTransform:
 
 
 class ToyRetrieval(Task):
-    """Rows are pairs of `left` and `right` items; an item has a number, `left_id` or `right_id`, in all of its rows."""
+    """Rows are pairs of `left` and `right` items; an item has a number in all of its rows, `left_id` or `right_id`."""
 
     name = "toy-retrieval"
     arguments = ToyRetrievalArguments
