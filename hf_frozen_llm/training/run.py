@@ -29,7 +29,7 @@ from hf_frozen_llm.training.trainer import TaskTrainer
 EVALUATION_TRAINER_KEYS = {
     *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_prefetch_factor", "use_cpu", "ddp_backend"),
     *("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "torch_compile", "torch_compile_backend"),
-    *("torch_compile_mode", "disable_tqdm"),
+    *("torch_compile_mode", "disable_tqdm", "accelerator_config"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -122,7 +123,10 @@ class TaskTrainer(Trainer):
             num_samples += len(records)
             return records
 
-        metrics = self.task.evaluate(model, dataloader.dataset, loop)
+        # A stream that is not dispatched is wrapped: each process takes its share.
+        dataset: Any = dataloader.dataset
+        dataset = dataset.dataset if isinstance(dataset, IterableDatasetShard) else dataset
+        metrics = self.task.evaluate(model, dataset, loop)
         needed = {"loss", self.task.main_metric.name} - set(metrics)
         if needed:
             raise KeyError(f"The metrics of the task {self.task.name} lack {', '.join(sorted(needed))}.")
