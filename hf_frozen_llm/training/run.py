@@ -221,15 +221,15 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         )
     if data_args.streaming and values.get("max_steps", -1) <= 0:
         raise ValueError("streaming needs max_steps: the length of a stream is not known.")
-    main_metric = settings.task.main_metric
-    compares_main_metric = values.get("metric_for_best_model") in (main_metric.name, f"eval_{main_metric.name}")
+    # Other metrics of a task have the direction of its main one; the direction of a loss Trainer knows.
+    compares_loss = (values.get("metric_for_best_model") or "loss").endswith("loss")
     args = settings.recipe.arguments(
         TrainingArguments,
         data_seed=values.get("seed", TrainingArguments.seed),
         dataloader_pin_memory=pins_memory(settings.recipe),
         # Hosts may hold what a classifier makes no use of: DINOv2's mask token, SigLIP's pooling head.
         ddp_find_unused_parameters=settings.model_args.model_type == "vision_with_llm_block",
-        greater_is_better=main_metric.greater_is_better if compares_main_metric else None,
+        greater_is_better=None if compares_loss else settings.task.main_metric.greater_is_better,
         remove_unused_columns=False,
         report_to="none",
     )
