@@ -250,6 +250,12 @@ def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrained
     fields = dict(settings.recipe.host)
     name_or_path, revision = fields.pop("name_or_path", None), fields.pop("revision", None)
     host_type = fields.pop("model_type", None)
+    if read := sorted(fields.keys() & config_fields.keys()):
+        name = read[0]
+        raise ValueError(
+            f"host.{name} is {fields[name]!r}, but the task reads it out of the data ({config_fields[name]!r}). "
+            f"Remove host.{name}."
+        )
     options: dict[str, Any] = {
         **config_fields,
         "llm_block": settings.llm_block,
