@@ -82,8 +82,8 @@ def ablate(
             print(f"    failed, see {folder / 'log.txt'}", flush=True)
             continue
         rows.append({"variant": variant, **fields, "seed": seed, **read_results(folder)})
-        score = metric.scale * rows[-1][f"eval_{metric.name}"]
-        print(f"    {metric.title} {score:.2f}{metric.unit}", flush=True)
+        score = format_score(metric, metric.scale * rows[-1][f"eval_{metric.name}"])
+        print(f"    {metric.title} {score}{metric.unit}", flush=True)
         write_report(rows, output_dir, str(recipe), metric)
     if failed:
         print("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *failed]), flush=True)
@@ -176,6 +176,14 @@ def is_score(name: str) -> bool:
     return name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
 
 
+def describe_metric(metric: Metric) -> str:
+    return f"{metric.title}{metric.unit}{'' if metric.greater_is_better else ' (lower is better)'}"
+
+
+def format_score(metric: Metric, score: float) -> str:
+    return f"{score:.2f}" if metric.is_share else f"{score:.4g}"
+
+
 def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metric: Metric) -> None:
     """Write `ablation.csv`, `ablation.md` and `ablation.png` of the runs so far."""
     runs = pd.DataFrame(rows)
@@ -184,16 +192,16 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metr
     lines = [
         f"# {recipe}: an ablation",
         "",
-        f"| variant | {metric.title}{metric.unit}, mean ± standard deviation | seeds | trained parameters | frozen | "
+        f"| variant | {describe_metric(metric)}, mean ± standard deviation | seeds | trained parameters | frozen | "
         "MFLOP forward | MFLOP training step | training s |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for variant, of_variant in groups:
         first = of_variant.iloc[0]
         scores = metric.scale * of_variant[f"eval_{metric.name}"]
-        score = f"{scores.mean():.2f}"
+        score = format_score(metric, scores.mean())
         if len(scores) > 1:
-            score += f" ± {scores.std():.2f}"
+            score += f" ± {format_score(metric, scores.std())}"
         cells = [
             str(variant),
             score,
@@ -216,7 +224,7 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metr
 
 
 def draw(path: Path, runs: pd.DataFrame, recipe: str, metric: Metric) -> None:
-    """Accuracy of each variant: every run a point, the mean and its standard deviation; what it costs beside it."""
+    """Scores of each variant: every run a point, the mean and its standard deviation; what it costs beside it."""
     groups = list(runs.groupby("variant", sort=False))
     figure = new_figure(10.5, 1.5 + 0.45 * len(groups))
     axis = figure.subplots()
@@ -231,7 +239,7 @@ def draw(path: Path, runs: pd.DataFrame, recipe: str, metric: Metric) -> None:
         names.append(f"{variant}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP")
     axis.set_yticks(range(len(groups)), names, fontsize=9)
     axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.set_xlabel(f"{metric.title}{metric.unit}: runs, mean and standard deviation over seeds")
+    axis.set_xlabel(f"{describe_metric(metric)}: runs, mean and standard deviation over seeds")
     axis.set_title(recipe, fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
