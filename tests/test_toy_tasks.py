@@ -3,22 +3,28 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import TINY_RUN, write_llama
 from toy_tasks import point_sets, retrieval
 
+from hf_frozen_llm import ablation, flops, info
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.recipe import read_recipe
-from hf_frozen_llm.training.run import build_run, load_run, read_eval_rows
+from hf_frozen_llm.training.results import write_json
+from hf_frozen_llm.training.resume import may_change
+from hf_frozen_llm.training.run import build_run, build_training_arguments, load_run, read_eval_rows, resolve
 
 
 TESTS = Path(__file__).parent
@@ -47,6 +53,8 @@ TOYS = {
     ),
 }
 SHORT = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+# Batches of other sizes cannot be handed from one process to the others.
+STREAM = ["--streaming", "true", "--accelerator_config", "{dispatch_batches: false}"]
 # Nothing is random but the order
 STEADY = {"retrieval": [*SHORT, "--host.dropout", "0"]}
 STEADY["point_sets"] = [*STEADY["retrieval"], "--random_mirror", "false"]
@@ -139,11 +147,13 @@ def test_training_keeps_the_best_model(recipe, finished):
 
 
 def test_saved_model_gives_equal_numbers(finished, toy, tmp_path):
+    main(["evaluate", str(finished), "--use_cpu", "true", "--bf16_full_eval", "true"])
+    assert scores(read_results(finished, "eval_results.json")["metrics"])
     main(["evaluate", str(finished), "--use_cpu", "true", "--per_device_eval_batch_size", "5"])
     results = read_results(finished, "eval_results.json")
     assert scores(results["metrics"]) == pytest.approx(scores(read_results(finished)["metrics"]), rel=1e-5)
     assert results["dataset"]["split"] == "test"
-    with pytest.raises(ValueError, match="evaluate makes no use of --random_mirror|a key of the task toy-point-sets"):
+    with pytest.raises(ValueError, match=r"makes no use of --random_mirror|`random_mirror` is a key of the task toy-"):
         main(["evaluate", str(finished), "--random_mirror", "true"])
 
 
@@ -181,12 +191,13 @@ def test_two_processes(recipes, environment, tmp_path):
         recipe, one, two = str(recipes / f"{name}.yaml"), tmp_path / f"{name}-one", tmp_path / f"{name}-two"
         expected[two / "results.json"] = run(recipe, one, *STEADY[name], *few)
         commands.append(["train", recipe, [*TINY_RUN, *STEADY[name], *few, *processes, "--output_dir", str(two)]])
-        for samples in ("1", "19"):
+        for samples, stream in (("1", []), ("19", []), ("19", STREAM))[: 2 + (name == "point_sets")]:
             flags = ["--max_eval_samples", samples, "--per_device_eval_batch_size", "4", "--use_cpu", "true"]
             main(["evaluate", str(one), *flags])
-            file = tmp_path / f"{name}-{samples}.json"
+            file = tmp_path / f"{name}-{samples}-{bool(stream)}.json"
             expected[file] = read_results(one, "eval_results.json")
-            commands.append(["evaluate", str(one), [*flags, "--ddp_backend", "gloo", "--output_file", str(file)]])
+            there = [*flags, *stream, "--ddp_backend", "gloo", "--output_file", str(file)]
+            commands.append(["evaluate", str(one), there])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = [str(TESTS / "toy_tasks" / "processes.py"), json.dumps(commands)]
     subprocess.run([*launcher, *script], check=True, capture_output=True, env={**environment, "OMP_NUM_THREADS": "1"})
@@ -256,12 +267,56 @@ def test_batches_are_of_similar_lengths(recipes, tmp_path):
     assert len(batches) == 16 and padding < 0.1 * sum(batch["mask"].numel() for batch in batches)
 
 
-@pytest.mark.parametrize("flags", [["--lora.r", "2"], ["--llm_block.kind", "mlp"], ["--llm_block", "null"]])
-def test_lora_and_controls(recipe, flags, tmp_path):
-    results = run(recipe, tmp_path, *SHORT, *flags)
+def test_lora(recipe, tmp_path):
+    results = run(recipe, tmp_path, *SHORT, "--lora.r", "2")
     main(["evaluate", str(tmp_path), "--use_cpu", "true"])
     metrics = read_results(tmp_path, "eval_results.json")["metrics"]
     assert scores(metrics) == pytest.approx(scores(results["metrics"]), rel=1e-5)
+
+
+@pytest.fixture
+def flops_of_any_model(monkeypatch):
+    """Until FLOPs are counted with `dummy_inputs`."""
+    if hasattr(flops, "make_inputs"):
+        for module in (ablation, info):
+            monkeypatch.setattr(module, "count_flops", lambda *args, **kwargs: (1e9, 3e9))
+
+
+def test_ablation(recipe, toy, environment, tmp_path, monkeypatch, capsys, flops_of_any_model):
+    """Table and figure are of the task's metric; of one run in a process of its own, and those that have finished."""
+    metric = main_metric_of(recipe)
+    (tmp_path / "variants.yaml").write_text("MLP: {llm_block.kind: mlp}\nplain host: {llm_block: null}\n")
+    options = ["--variants", str(tmp_path / "variants.yaml"), "--output_dir", str(tmp_path / "out")]
+    command = ["ablate", recipe, *options, *TINY_RUN, *SHORT]
+    main([*command, "--dry_run"])
+    planned = [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()]
+    for of_run in planned[toy == "point_sets" :]:
+        main(of_run)
+        write_json(Path(of_run[-1], "command.json"), {"command": of_run})
+    for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, environment[name])
+    main(command)
+    runs = pd.read_csv(tmp_path / "out" / "ablation.csv").set_index("variant")
+    assert list(runs.index) == ["MLP", "plain host"]
+    report = (tmp_path / "out" / "ablation.md").read_text()
+    if toy == "point_sets":
+        assert "| variant | minFDE (lower is better), mean" in report
+        assert all(f"| {name} | {score:.4g} |" in report for name, score in runs["eval_min_fde"].items())
+    else:
+        assert "| variant | recall@1 %, mean" in report
+        assert all(f"| {name} | {100 * score:.2f} |" in report for name, score in runs["eval_recall_at_1"].items())
+    assert metric.title in capsys.readouterr().out
+    assert Image.open(tmp_path / "out" / "ablation.png").size[0] > 1000
+
+
+def test_info(finished, toy, flops_of_any_model):
+    facts = info.describe_checkpoint(str(finished))
+    name = {"retrieval": "ToyRetrievalModel", "point_sets": "ToyPointSetsModel"}[toy]
+    assert facts["model"] == f"{name} (toy_{toy})"
+    assert facts["LLM block"] == "kind llm, after the last layer of the host"
+    parameters = read_results(finished)["parameters"]
+    assert facts["parameters"] == ", ".join(f"{count:,} {name}" for name, count in parameters.items())
+    assert "forward" in facts["GFLOP for one input"]
 
 
 def test_streams(recipes, tmp_path):
@@ -274,5 +329,38 @@ def test_streams(recipes, tmp_path):
 
 
 def test_keys_of_classifiers_are_refused(recipe, tmp_path):
-    with pytest.raises(ValueError, match="classifier_init_scale is set, but a toy_.* has no classifier"):
+    with pytest.raises(ValueError, match=r"classifier_init_scale is set, but a toy_\w+ has no classifier"):
         run(recipe, tmp_path, "--classifier_init_scale", "0.1")
+    with pytest.raises(ValueError, match=r"label_smoothing_factor is 0\.1, but a model of the task toy-"):
+        run(recipe, tmp_path, "--label_smoothing_factor", "0.1")
+    with pytest.raises(ValueError, match=r"host.num_channels is 2, but the task reads it out of the data \(\d\)"):
+        run(recipe, tmp_path, "--host.num_channels", "2")
+
+
+def test_direction_of_metrics(recipes, tmp_path):
+    for name, metric, greater_is_better in (
+        ("point_sets", "eval_min_fde", False),
+        ("point_sets", "min_ade", False),
+        ("point_sets", "loss", False),
+        ("retrieval", "left_recall_at_5", True),
+        ("retrieval", "eval_loss", False),
+    ):
+        flags = [*TINY_RUN, "--output_dir", str(tmp_path), "--metric_for_best_model", metric]
+        settings = resolve(read_recipe(recipes / f"{name}.yaml", flags))
+        assert build_training_arguments(settings).greater_is_better == greater_is_better
+
+
+def test_loss_of_a_task_needs_labels(recipes, tmp_path):
+    class ToyWithLoss(point_sets.ToyPointSets):
+        def loss(self, args):
+            return lambda outputs, labels, num_items_in_batch=None: outputs["loss"]
+
+    run_ = build_run(read_recipe(recipes / "point_sets.yaml", [*TINY_RUN, "--output_dir", str(tmp_path)]))
+    run_.task = ToyWithLoss(run_.task.args, run_.task.processor, run_.task.config)
+    with pytest.raises(ValueError, match="toy-point-sets needs `labels` in a batch, which has items, mask, future"):
+        run_.trainer().train()
+
+
+def test_keys_of_a_task_that_look_like_those_of_trainer():
+    assert may_change("eval_steps") and may_change("eval_split")
+    assert not may_change("eval_horizon") and not may_change("log_scale")

@@ -14,7 +14,6 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from toy_tasks import KillAtStep
 from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrainedConfig, TrainerCallback
 from transformers.utils import ModelOutput
 
@@ -25,6 +24,7 @@ from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMix
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import TASKS, Metric, Task
 from hf_frozen_llm.tasks.task import Batch, Record
+from toy_tasks import KillAtStep
 
 
 @with_value_errors

@@ -4,11 +4,10 @@
 import json
 import sys
 
-from toy_tasks import point_sets, retrieval
-
 from hf_frozen_llm.cli import end_distributed
 from hf_frozen_llm.training.evaluate import evaluate
 from hf_frozen_llm.training.train import train
+from toy_tasks import point_sets, retrieval
 
 
 if __name__ == "__main__":

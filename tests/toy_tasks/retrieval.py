@@ -13,7 +13,6 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
-from toy_tasks import KillAtStep
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, TrainerCallback
 from transformers.utils import ModelOutput
 
@@ -24,6 +23,7 @@ from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMix
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import TASKS, Metric, Task
 from hf_frozen_llm.tasks.task import Batch, EvaluationLoop, Record
+from toy_tasks import KillAtStep
 
 
 SIDES = ("left", "right")
