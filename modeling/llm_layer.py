@@ -264,7 +264,7 @@ def attention_bias(
     # The lowest number of the narrowest type on the way (eager attention takes its softmax in float32): a lower one
     # would become -inf there, and a row of nothing but padding NaN.
     lowest = max(torch.finfo(hidden_states.dtype).min, torch.finfo(torch.float32).min)
-    if torch.is_autocast_enabled(device.type):
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
         lowest = max(lowest, torch.finfo(torch.get_autocast_dtype(device.type)).min)
     masked = torch.zeros(1, 1, 1, tokens, dtype=torch.bool, device=device)
     if attention_mask is not None:
