@@ -83,7 +83,7 @@ def ablate(
             continue
         rows.append({"variant": variant, **fields, "seed": seed, **read_results(folder)})
         score = metric.scale * rows[-1][f"eval_{metric.name}"]
-        print(f"    {metric.title} {score:.2f}{metric.unit}", flush=True)
+        print(f"    {metric.title} {metric.format(score)}{metric.unit}", flush=True)
         write_report(rows, output_dir, str(recipe), metric)
     if failed:
         print("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *failed]), flush=True)
@@ -191,9 +191,9 @@ def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metr
     for variant, of_variant in groups:
         first = of_variant.iloc[0]
         scores = metric.scale * of_variant[f"eval_{metric.name}"]
-        score = f"{scores.mean():.2f}"
+        score = metric.format(scores.mean())
         if len(scores) > 1:
-            score += f" ± {scores.std():.2f}"
+            score += f" ± {metric.format(scores.std())}"
         cells = [
             str(variant),
             score,

@@ -12,6 +12,8 @@ from transformers import AutoConfig
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
 from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMixin
+from hf_frozen_llm.tasks import find_task
+from hf_frozen_llm.tasks.classification import ClassificationTask
 from hf_frozen_llm.training.train import count_parameters
 
 
@@ -42,8 +44,9 @@ def describe_checkpoint(name_or_path: str) -> dict[str, str]:
     model = build_on_meta(config)
     host = getattr(config, "vision_config", config)
     architecture = (config.architectures or [type(model).__name__])[0]
+    has_classes = issubclass(find_task(config.model_type), ClassificationTask)
     facts = {
-        "model": f"{architecture} ({config.model_type}), {config.num_labels} labels",
+        "model": f"{architecture} ({config.model_type})" + (f", {config.num_labels} labels" if has_classes else ""),
         "host": ", ".join(
             f"{name} {getattr(host, name)}"
             for name in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "image_size")

@@ -135,8 +135,7 @@ def plot_ablation(path: str | Path, runs: pd.DataFrame, metric: Metric, title: s
         names.append(f"{variant}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP")
     axis.set_yticks(range(len(groups)), names, fontsize=9)
     axis.set_ylim(len(groups) - 0.5, -0.5)
-    direction = "" if metric.greater_is_better else ", lower is better"
-    axis.set_xlabel(f"{metric.label}{direction}: runs, mean and standard deviation over seeds")
+    axis.set_xlabel(f"{metric.label}: runs, mean and standard deviation over seeds")
     axis.set_title(title, fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)

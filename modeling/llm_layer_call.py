@@ -152,7 +152,7 @@ def attention_bias(
     # The lowest number of the narrowest data type used (eager attention computes its softmax in float32): a lower one
     # would overflow to -inf, and a row of padding alone would become NaN.
     lowest = max(torch.finfo(hidden_states.dtype).min, torch.finfo(torch.float32).min)
-    if torch.is_autocast_enabled(device.type):
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
         lowest = max(lowest, torch.finfo(torch.get_autocast_dtype(device.type)).min)
     masked = torch.zeros(1, 1, 1, tokens, dtype=torch.bool, device=device)
     if attention_mask is not None:

@@ -80,6 +80,7 @@ def test_flops():
     with_lora = count({"r": 8}, weights="random")
     assert with_lora[0] == counts[2][0] and with_lora[1] > counts[2][1], "merged in evaluation"
     assert counts[2][0] / 1e9 < 3.1 and counts[2][1] / 1e9 < 8.8
+    assert count(weights="random", attention="causal")[0] > counts[2][0], "as the layer itself computes it"
 
 
 @pytest.mark.parametrize(

@@ -31,4 +31,8 @@ class Metric:
 
     @property
     def label(self) -> str:
-        return self.title + self.unit
+        return self.title + self.unit + ("" if self.greater_is_better else " (lower is better)")
+
+    def format(self, score: float) -> str:
+        """Return a score, already multiplied by `scale`, as text without its unit."""
+        return f"{score:.2f}" if self.is_share else f"{score:.4g}"

@@ -169,4 +169,6 @@ def check_same_run(checkpoint: Path, run: "Run") -> None:
 
 
 def may_change(name: str) -> bool:
-    return name in MAY_CHANGE or (name.startswith(MAY_CHANGE_PREFIXES) and name not in MAY_NOT_CHANGE)
+    # A key of a task may begin so, too.
+    is_trainers = name in TrainingArguments.__dataclass_fields__ and name not in MAY_NOT_CHANGE
+    return name in MAY_CHANGE or (is_trainers and name.startswith(MAY_CHANGE_PREFIXES))

@@ -29,7 +29,7 @@ from hf_frozen_llm.training.trainer import TaskTrainer
 EVALUATION_TRAINER_KEYS = {
     *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_prefetch_factor", "use_cpu", "ddp_backend"),
     *("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "torch_compile", "torch_compile_backend"),
-    *("torch_compile_mode", "disable_tqdm"),
+    *("torch_compile_mode", "disable_tqdm", "accelerator_config"),
 }
 
 
@@ -221,15 +221,15 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         )
     if data_args.streaming and values.get("max_steps", -1) <= 0:
         raise ValueError("streaming needs max_steps: the length of a stream is not known.")
-    main_metric = settings.task.main_metric
-    compares_main_metric = values.get("metric_for_best_model") in (main_metric.name, f"eval_{main_metric.name}")
+    # Other metrics of a task have the direction of its main one; the direction of a loss Trainer knows.
+    compares_loss = (values.get("metric_for_best_model") or "loss").endswith("loss")
     args = settings.recipe.arguments(
         TrainingArguments,
         data_seed=values.get("seed", TrainingArguments.seed),
         dataloader_pin_memory=pins_memory(settings.recipe),
         # Hosts may have parameters that a classifier does not use: DINOv2's mask token, SigLIP's pooling head.
         ddp_find_unused_parameters=settings.model_args.model_type == "vision_with_llm_block",
-        greater_is_better=main_metric.greater_is_better if compares_main_metric else None,
+        greater_is_better=None if compares_loss else settings.task.main_metric.greater_is_better,
         remove_unused_columns=False,
         report_to="none",
     )
@@ -250,6 +250,12 @@ def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrained
     fields = dict(settings.recipe.host)
     name_or_path, revision = fields.pop("name_or_path", None), fields.pop("revision", None)
     host_type = fields.pop("model_type", None)
+    if read := sorted(fields.keys() & config_fields.keys()):
+        name = read[0]
+        raise ValueError(
+            f"host.{name} is {fields[name]!r}, but the task reads it out of the data ({config_fields[name]!r}). "
+            f"Remove host.{name}."
+        )
     options: dict[str, Any] = {
         **config_fields,
         "llm_block": settings.llm_block,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -60,12 +61,18 @@ class TaskTrainer(Trainer):
         settings: dict[str, Any] | None = None,
         **kwargs,
     ):
+        loss = task.loss(args)
+        if loss is None and args.label_smoothing_factor != 0:
+            raise ValueError(
+                f"label_smoothing_factor is {args.label_smoothing_factor}, but a model of the task {task.name} "
+                "computes its loss itself, and smooths nothing. Remove it."
+            )
         super().__init__(
             model,
             args,
             data_collator=task.collate,
             processing_class=task.processor,
-            compute_loss_func=task.loss(args),
+            compute_loss_func=loss,
             **kwargs,
         )
         self.task = task
@@ -84,6 +91,12 @@ class TaskTrainer(Trainer):
         # Seed only from values that a resumed run can reconstruct.
         rng = np.random.default_rng((self.data_seed, *self.last_batch, self.args.process_index))
         inputs = self.task.augment(self._prepare_inputs(inputs), rng)
+        if self.compute_loss_func is not None and "labels" not in inputs:
+            # Trainer would call it without a target, and add up the losses of accumulated batches.
+            raise ValueError(
+                f"The loss of the task {self.task.name} needs `labels` in a batch, which has {', '.join(inputs)}. "
+                "Name the targets so, or let the model compute its loss (`Task.loss` returns None)."
+            )
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None):
@@ -122,7 +135,10 @@ class TaskTrainer(Trainer):
             num_samples += len(records)
             return records
 
-        metrics = self.task.evaluate(model, dataloader.dataset, loop)
+        # A stream that is not dispatched is wrapped: each process takes its share.
+        dataset: Any = dataloader.dataset
+        dataset = dataset.dataset if isinstance(dataset, IterableDatasetShard) else dataset
+        metrics = self.task.evaluate(model, dataset, loop)
         needed = {"loss", self.task.main_metric.name} - set(metrics)
         if needed:
             raise KeyError(f"The metrics of the task {self.task.name} lack {', '.join(sorted(needed))}.")
