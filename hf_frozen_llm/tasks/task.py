@@ -85,7 +85,7 @@ class Task(ABC):
         """Return what turns rows of a split into examples: dictionaries of tensors and numbers."""
 
     def dataset(self, rows: HFDataset, split: str, training: bool = False, seed: int = 0) -> Any:
-        """Return the data set of a DataLoader. In evaluation, each example says its `row`."""
+        """Return the data set of a DataLoader; it keeps its `rows`. In evaluation, each example says its `row`."""
         transform = self.example_transform(rows, split, training, seed)
         if not self.args.streaming:
             return TransformedDataset(rows, transform, numbered=not training)
@@ -98,6 +98,7 @@ class Task(ABC):
         return None
 
     def collate(self, examples: list[Example]) -> Batch:
+        """Return a batch, and leave the examples as they are; galleries are collated, too."""
         return torch.utils.data.default_collate(examples)
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
@@ -106,8 +107,8 @@ class Task(ABC):
 
     def loss(self, args: TrainingArguments) -> Callable[..., torch.Tensor] | None:
         """
-        Return `loss(outputs, labels, num_items_in_batch)`; `None` is the model's own. Trainer counts the items of a
-        tensor `labels` over all of its dimensions: give soft targets of a data set another name.
+        Return `loss(outputs, labels, num_items_in_batch)` for batches that have `labels`; `None` is the model's own.
+        Trainer counts the items of `labels` over all of its dimensions: give soft targets of a data set another name.
         """
         return None
 
@@ -117,8 +118,8 @@ class Task(ABC):
     @abstractmethod
     def predict(self, model: Any, batch: Batch) -> list[Record]:
         """
-        Return a JSON-able record for each example: `row`, what is predicted, and what `metrics` needs, such as the
-        target and the `loss`; a batch of files has no targets.
+        Return one JSON-able record for each example: its `row`, the prediction, and what `metrics` needs, such as the
+        target and the `loss`. A batch of files has no targets. Call the model itself, not parts of it: it is wrapped.
         """
 
     @abstractmethod

@@ -31,7 +31,7 @@ def scale_learning_rates(optimizer: Any, model: Any, layer_decay: float, scales:
     for key, scale in scales.items():
         pattern = re.compile(groups.get(key, key))
         matching = [name for name in factors if pattern.search(name)]
-        if not matching:
+        if not matching and key not in groups:  # a plain host has no projections
             raise ValueError(
                 f"learning_rate_scales: {key!r} fits no trained parameter. Give one of {', '.join(groups)}, or a "
                 f"regular expression that a name contains, such as {next(iter(factors))!r}."
