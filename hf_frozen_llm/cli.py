@@ -60,6 +60,29 @@ def evaluate(
     end_distributed()
 
 
+@app.command(context_settings=KEYS, options_metavar="[INPUT]... [--output FILE.jsonl] [--KEY VALUE]...")
+def predict(
+    context: typer.Context,
+    model: str = typer.Argument(help="Folder or Hub id of the model."),
+    output: str | None = typer.Option(None, "--output", "--output_file", help="JSON lines instead of a table."),
+) -> None:
+    """
+    Predict with a saved MODEL on files, or on a split without labels.
+
+    Each INPUT is a file, a folder or a pattern; without any, --dataset_name and --split say what to predict on. Other
+    keys are those of `evaluate`, such as --per_device_eval_batch_size and --use_cpu. Inputs that cannot be read are
+    named, the others are predicted; the exit code is then 1.
+    """
+    from hf_frozen_llm.commands.predict import predict, print_predictions
+
+    count = next((i for i, word in enumerate(context.args) if word.startswith("--")), len(context.args))
+    predictions = predict(model, context.args[:count], context.args[count:], output)
+    print_predictions(predictions, output)
+    end_distributed()
+    if predictions.failures:
+        raise typer.Exit(1)
+
+
 @app.command(context_settings=KEYS, options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--KEY VALUE]...")
 def ablate(
     context: typer.Context,

@@ -194,8 +194,8 @@ class ClassificationTask(Task):
         return {"loss": float(np.mean([record["loss"] for record in records])), **accuracy}
 
     def describe(self, record: Record) -> dict[str, Any]:
-        names = [self.config.id2label[label] for label in record["labels"]]
-        return dict(zip(names, record["probabilities"]))
+        pairs = zip(record["labels"], record["probabilities"])
+        return {"predictions": [{"label": self.config.id2label[label], "score": score} for label, score in pairs]}
 
 
 class ClassificationLoss:

@@ -156,7 +156,7 @@ class Task(ABC):
         return self.metrics(loop(lambda batch: self.predict(model, batch)), dataset.rows)
 
     def describe(self, record: Record) -> dict[str, Any]:
-        """Return the predictions of a record in words, for people."""
+        """Return a record in words. A list of `label` and `score`, the best first, is called `predictions`."""
         return {name: value for name, value in record.items() if name != "row"}
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
