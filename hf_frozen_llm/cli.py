@@ -83,6 +83,27 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command(context_settings=KEYS, options_metavar="[--check_rows N] [--output_file PNG] [--KEY VALUE]...")
+def check(
+    context: typer.Context,
+    recipe: str = typer.Argument(help="YAML file, or the name of a recipe of this package."),
+    check_rows: int = typer.Option(64, "--check_rows", help="Rows of each split that are read."),
+    output_file: str | None = typer.Option(None, "--output_file", help="By default check.png in output_dir."),
+) -> None:
+    """
+    Check a RECIPE before a long run: disk, model, data, augmentation, two steps.
+
+    Takes the keys of `train`. Draws augmented examples into a PNG file, and leaves nothing else behind. The exit code
+    is 1 if there are errors, 0 if there are warnings alone.
+    """
+    from hf_frozen_llm.commands.check import check
+
+    report = check(recipe, context.args, check_rows, output_file)
+    end_distributed()
+    if report.errors:
+        raise typer.Exit(1)
+
+
 @app.command(context_settings=KEYS, options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--KEY VALUE]...")
 def ablate(
     context: typer.Context,

@@ -106,6 +106,10 @@ class Task(ABC):
     def load_processor(cls, name_or_path: str) -> Any:
         """Return the processor of a saved model."""
 
+    def label_counts(self, rows: HFDataset) -> dict[str, int]:
+        """Return how many rows have each label that the model knows, by its name; refuse rows with another label."""
+        return {}
+
     @abstractmethod
     def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ExampleTransform:
         """Return what turns rows of a split into examples: dictionaries of tensors and numbers."""
