@@ -99,9 +99,14 @@ def test_commands_run(readers_folder):
         else:
             assert words[0] == "hf-frozen-llm"
             tiny = {"video": [*TINY_VIDEOMAE, *SHORT], "point": [*TINY_POINT_BERT, *SHORT]}.get(words[2][:5], TINY)
-            main([*words[1:], *{"train": tiny, "ablate": ["--dry_run"]}.get(words[1], [])])
+            extra = {"train": tiny, "check": tiny, "ablate": ["--dry_run"], "predict": ["--use_cpu"]}
+            main([*words[1:], *extra.get(words[1], [])])
         ran.append(words[:2])
     assert ["make", "quickstart"] in ran and ["make", "test"] in ran
+    assert ["hf-frozen-llm", "check"] in ran and ["hf-frozen-llm", "predict"] in ran
+    assert Path("runs/long/check.png").is_file()
+    predictions = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 16 and predictions[0]["predictions"][0]["label"] in ("cat", "dog")
     assert ["hf-frozen-llm", "train"] in ran and ["hf-frozen-llm", "evaluate"] in ran
     results = json.loads(Path("runs/pictures/results.json").read_text())
     assert results["config"]["llm_block"]["llm_name_or_path"] == LLM

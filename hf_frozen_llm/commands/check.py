@@ -56,8 +56,8 @@ def check(
         overrides (`Sequence[str]`, *optional*):
             Flags, as for [`train`].
         check_rows (`int`, *optional*, defaults to 64):
-            Rows of each split that are read. With as many as a split has, all are read, and compared with the other
-            split.
+            Rows of each split that are read, at least those of a step. If a split has no more, all of its rows are
+            read, and all are compared with the other split.
         output_file (`str` or `Path`, *optional*):
             The PNG file. By default `check.png` in `output_dir`.
 
@@ -85,11 +85,12 @@ def check(
         with report.step("output_dir"):
             plan.checkpoint = find_checkpoint_to_resume(plan.args, settings.run_args)
     check_data(plan)
-    if plan.args is not None and plan.model is not None and plan.task is not None and plan.train is not None:
+    has_rows = plan.train is not None and (settings.data_args.streaming or len(plan.train.readable or ()) > 0)
+    if plan.model is not None and plan.num_steps > 0 and has_rows:
         with report.step("run"):
             run_steps(plan, output_file)
     else:
-        report.say("run", "not started, for the errors below")
+        report.say("run", "not started, because of the errors below")
     report.print_problems()
     return report
 
@@ -198,7 +199,7 @@ def check_output_dir(plan: Plan) -> None:
         return
     plan.checkpoint_bytes, model_bytes = estimate_bytes(plan.model, args.save_only_model)
     plan.free_bytes = shutil.disk_usage(existing).free
-    checkpoints = 0 if args.save_strategy.value == "no" else 2
+    checkpoints = 0 if args.save_strategy == "no" else 2
     needed = checkpoints * plan.checkpoint_bytes + model_bytes
     free, parts = format_bytes(plan.free_bytes), f"the model ({format_bytes(model_bytes)})"
     if checkpoints:
@@ -214,12 +215,11 @@ def check_output_dir(plan: Plan) -> None:
 def estimate_bytes(model: Any, save_only_model: bool) -> tuple[int, int]:
     """Return the bytes of a checkpoint, with the two moments of Adam, and of the saved model."""
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in model.state_dict().items()}
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    light = sum(size for name, size in sizes.items() if name not in model._keys_left_out_of_checkpoints())
+    left_out = model._keys_left_out_of_checkpoints()
+    whole, light = sum(sizes.values()), sum(size for name, size in sizes.items() if name not in left_out)
+    moments = 0 if save_only_model else 2 * 4 * model.num_parameters(only_trainable=True)
     block = model.config.llm_block
-    is_whole = block is None or block.save_weights
-    moments = 0 if save_only_model else 2 * 4 * trained
-    return light + moments, sum(sizes.values()) if is_whole else light
+    return light + moments, whole if block is None or block.save_weights else light
 
 
 def check_data(plan: Plan) -> None:
@@ -227,13 +227,18 @@ def check_data(plan: Plan) -> None:
     report, task, train = plan.report, plan.task, plan.train
     if task is None or train is None:
         return
-    workers = 0 if plan.args is None else plan.args.dataloader_num_workers
-    for split in (train, plan.evaluation):
+    args = plan.args
+    workers, a_step, an_evaluation = 0, 1, 1
+    if args is not None:  # the rows of the steps are among those that are read
+        workers = args.dataloader_num_workers
+        a_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        an_evaluation = args.eval_batch_size * args.world_size
+    for split, needed in ((train, a_step), (plan.evaluation, an_evaluation)):
         if split is not None:
             with report.step(split.name):
                 check_labels(task, split, report)
             with report.step(split.name):
-                check_readable(task, split, plan.check_rows, workers, report)
+                check_readable(task, split, max(plan.check_rows, needed), workers, report)
     if plan.evaluation is not None and not task.args.streaming:
         with report.step("shared rows"):
             check_shared_rows(plan.settings, train, plan.evaluation, plan.check_rows, report)
@@ -256,16 +261,16 @@ def check_data(plan: Plan) -> None:
 def run_steps(plan: Plan, output_file: str | Path | None) -> None:
     """Build the model with its weights; run a batch, two steps, and an evaluation batch."""
     args, report, settings = plan.args, plan.report, plan.settings
-    assert args is not None and plan.train is not None
+    assert args is not None and plan.train is not None and plan.train.readable is not None
     set_seed(args.seed)
-    eval_rows = None if plan.evaluation is None else plan.evaluation.rows
-    run = assemble_run(settings, args, build_model(settings, plan.config_fields), plan.train.rows, eval_rows)
+    eval_rows = None if plan.evaluation is None else plan.evaluation.readable
+    run = assemble_run(settings, args, build_model(settings, plan.config_fields), plan.train.readable, eval_rows)
     if plan.checkpoint is not None:
         report.say("resume", f"goes on from {plan.checkpoint}")
         with report.step("resume"):
             check_same_run(plan.checkpoint, run)
     with tempfile.TemporaryDirectory() as output_dir:
-        run.args = build_step_arguments(settings, output_dir)
+        run.args = build_step_arguments(settings, output_dir, plan.num_steps)
         batch = check_batch(run, run.trainer(), report)
         file = Path(str(args.output_dir), "check.png") if output_file is None else Path(output_file)
         with report.step("figure"):

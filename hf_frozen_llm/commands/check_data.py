@@ -24,6 +24,7 @@ from hf_frozen_llm.training.run import Settings
 COMPARED_BYTES = 256_000_000
 # A row costs time even if it is small.
 ROW_BYTES = 4_000
+HASHED_ROWS = 64
 SHOWN_CLASSES = 12
 
 
@@ -36,11 +37,14 @@ class Split:
         name (`str`): its name.
         rows (`datasets.Dataset` or `datasets.IterableDataset`): the rows that the run takes of it.
         max_samples (`int`, *optional*): how many it takes at most.
+        readable (`datasets.Dataset` or `datasets.IterableDataset`, *optional*): those that were read, for the steps;
+            all of a stream.
     """
 
     name: str
     rows: HFDataset
     max_samples: int | None
+    readable: HFDataset | None = None
 
 
 def check_labels(task: Task, split: Split, report: Report) -> None:
@@ -74,6 +78,7 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 def check_readable(task: Task, split: Split, check_rows: int, num_workers: int, report: Report) -> None:
     """Read a sample of a split as an evaluation does; the first rows of a stream."""
+    split.readable = split.rows
     dataset = task.dataset(split.rows, split.name)
     dataset.transform = ReadableRows(dataset.transform)
     start = time.monotonic()
@@ -86,6 +91,7 @@ def check_readable(task: Task, split: Split, check_rows: int, num_workers: int, 
         chosen = np.sort(np.random.default_rng(0).choice(total, number, replace=False)).tolist()
         errors = list(DataLoader(Subset(dataset, chosen), num_workers=num_workers, collate_fn=find_error))
         which = f"{number:,} of {count(total, 'row')}"
+        split.readable = split.rows.select([row for row, error in zip(chosen, errors) if error is None])
     milliseconds = 1000 * (time.monotonic() - start) / max(1, len(errors))
     causes = [error for error in errors if error is not None]
     report.say("", f"{which} read, {milliseconds:,.1f} ms each: {len(causes) or 'none'} of them unreadable")
@@ -116,7 +122,7 @@ def check_shared_rows(settings: Settings, train: Split, evaluation: Split, check
         row = min(shared)
         report.warnings.append(
             f"{count(len(shared), 'row')} of {evaluation.name} {'is' if len(shared) == 1 else 'are'} in {train.name} "
-            f"as well: row {row} is row {shared[row]} there."
+            f"as well. The first: row {row} is row {shared[row]} there."
         )
 
 
@@ -125,10 +131,10 @@ def hash_rows(rows: HFDataset, max_bytes: float) -> dict[int, bytes]:
     digests: dict[int, bytes] = {}
     order = np.random.default_rng(0).permutation(len(rows)) if max_bytes < math.inf else np.arange(len(rows))
     total = 0
-    for start in range(0, len(rows), 64):
+    for start in range(0, len(rows), HASHED_ROWS):
         if total >= max_bytes:
             break
-        chosen = np.sort(order[start : start + 64]).tolist()
+        chosen = np.sort(order[start : start + HASHED_ROWS]).tolist()
         columns = rows[chosen]
         for row, values in zip(chosen, zip(*columns.values())):
             content = b"".join(map(read_bytes, values))
@@ -153,6 +159,7 @@ def check_length(args: TrainingArguments, train: Split, report: Report) -> tuple
     a_step = a_batch * accumulated
     batches = num_rows // a_batch if args.dataloader_drop_last else math.ceil(num_rows / a_batch)
     an_epoch = max(1, math.ceil(batches / accumulated))
+    seen = batches * a_batch if args.dataloader_drop_last else num_rows
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * an_epoch)
     factors = [f"{args.train_batch_size} on a device"]
     if args.world_size > 1:
@@ -162,28 +169,30 @@ def check_length(args: TrainingArguments, train: Split, report: Report) -> tuple
     report.say(
         "length",
         f"{count(steps, 'step')} of {count(a_step, 'example')} ({' × '.join(factors)}), {an_epoch:,} an epoch: "
-        f"{steps / an_epoch:,.1f} epochs, {count(steps * a_step, 'example')}",
+        f"{steps / an_epoch:,.1f} epochs, {count(round(steps / an_epoch * seen), 'example')}",
     )
     if batches == 0:
-        report.errors.append(
+        raise ValueError(
             f"A batch has {a_batch:,} examples on all processes, and {train.name} only {count(num_rows, 'row')}: "
             "dataloader_drop_last leaves out all. Lower per_device_train_batch_size."
         )
-    elif a_step > num_rows:
+    if a_step > num_rows:
         report.warnings.append(
             f"A step reads {a_step:,} examples, and {train.name} has {count(num_rows, 'row')}. Lower "
             "per_device_train_batch_size or gradient_accumulation_steps."
         )
     if (warmup := args.get_warmup_steps(steps)) >= steps:
         report.warnings.append(f"warmup_steps is {warmup:,}, and the run ends after {count(steps, 'step')}.")
-    for name, strategy in (("eval_steps", args.eval_strategy), ("save_steps", args.save_strategy)):
+    for name, strategy, missing in (
+        ("eval_steps", args.eval_strategy, "evaluated"),
+        ("save_steps", args.save_strategy, "saved to resume from"),
+    ):
         every = getattr(args, name) or args.logging_steps
-        if strategy.value == "steps" and every > steps:
-            missing = "evaluated" if name == "eval_steps" else "saved to resume from"
+        if strategy == "steps" and every > steps:
             report.warnings.append(
                 f"{name} is {every:g}, and the run ends after {count(steps, 'step')}: nothing is {missing} before."
             )
-    if args.save_total_limit is not None or args.save_strategy.value not in ("steps", "epoch"):
+    if args.save_total_limit is not None or args.save_strategy not in ("steps", "epoch"):
         return steps, 0
-    interval = an_epoch if args.save_strategy.value == "epoch" else args.save_steps
+    interval = an_epoch if args.save_strategy == "epoch" else args.save_steps
     return steps, int(steps // (interval if interval >= 1 else max(1, interval * steps)))

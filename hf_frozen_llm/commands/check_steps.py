@@ -33,6 +33,7 @@ STEP_VALUES = {
     "load_best_model_at_end": False,
     "push_to_hub": False,
     "resume_from_checkpoint": None,
+    "dataloader_drop_last": False,
     "logging_strategy": "steps",
     "logging_steps": 1,
     "logging_nan_inf_filter": False,
@@ -41,9 +42,9 @@ STEP_VALUES = {
 }
 
 
-def build_step_arguments(settings: Settings, output_dir: str) -> TrainingArguments:
-    """Return the recipe's arguments for steps that leave nothing behind."""
-    values = {**settings.recipe.values, **STEP_VALUES, "output_dir": output_dir}
+def build_step_arguments(settings: Settings, output_dir: str, num_steps: int) -> TrainingArguments:
+    """Return the recipe's arguments for steps that leave nothing behind; its schedule is of `num_steps`."""
+    values = {**settings.recipe.values, **STEP_VALUES, "output_dir": output_dir, "max_steps": num_steps}
     return build_training_arguments(replace(settings, recipe=replace(settings.recipe, values=values)))
 
 
@@ -162,11 +163,11 @@ def check_steps(run: Run, steps: int, report: Report) -> TaskTrainer:
         return trainer
     norms = ", ".join(f"{group} {norm:.3g}" for group, norm in watch.norms.items())
     report.say("gradients", f"{norms} (the largest norm of a parameter's)")
-    for group, norm in watch.norms.items():
-        if norm == 0:
-            report.errors.append(f"steps: no gradient reaches the {group}, though it is to be trained.")
-        elif not math.isfinite(norm) and not run.args.fp16:  # scaled gradients of fp16 may overflow at first
-            report.errors.append(f"steps: gradients of the {group} are not finite.")
+    if still := [group for group, norm in watch.norms.items() if norm == 0]:
+        report.errors.append(f"steps: no gradient reaches {', '.join(still)}, which should be trained.")
+    infinite = [group for group, norm in watch.norms.items() if not math.isfinite(norm)]
+    if infinite and not run.args.fp16:  # its scaled gradients may overflow in the first steps
+        report.errors.append(f"steps: the gradients of {', '.join(infinite)} are not finite.")
     return trainer
 
 
@@ -178,8 +179,8 @@ def describe_memory(device: torch.device) -> str:
         return "not measured on Windows"
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{format_bytes(peak)} at most, of the whole process (resident set)"
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{format_bytes(resident)} at most, of the whole process (resident set)"
 
 
 def check_evaluation(run: Run, trainer: TaskTrainer, rows: HFDataset, report: Report) -> None:

@@ -108,7 +108,9 @@ def predict(
     with tempfile.TemporaryDirectory() as output_dir:
         run = load_run(model_name_or_path, recipe, output_dir)
         run.args.disable_tqdm = run.args.disable_tqdm or not sys.stderr.isatty()
-        run.args.accelerator_config.dispatch_batches = False  # it splits tensors among processes, not texts of errors
+        # accelerate would split the batches of a stream among processes, and it splits tensors alone.
+        accelerator_config: Any = run.args.accelerator_config
+        accelerator_config.dispatch_batches = False
         dataset = run.task.dataset(rows, split or FILES[1])
         dataset.transform = ReadableRows(dataset.transform)
         trainer = run.trainer()
@@ -156,9 +158,9 @@ def find_files(
             kind = f"a {path.suffix} file" if path.suffix else "a file without a suffix"
             others[str(path)] = f"{kind}{f' ({owners[0]} takes these)' if owners else ''}"
     if not files:
-        path, kind = next(iter(others.items()))
+        other, kind = next(iter(others.items()))
         number = f" ({len(others)} files of other kinds in all)" if len(others) > 1 else ""
-        raise ValueError(f"{path} is {kind}{number}; {takes}.")
+        raise ValueError(f"{other} is {kind}{number}; {takes}.")
     return list(files), {path: f"{kind}; {takes}" for path, kind in others.items()}
 
 

@@ -33,8 +33,8 @@ class Report:
         try:
             yield
         except Exception as error:  # of any library that the run uses
-            kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-            self.errors.append(f"{name}: {kind}{error}")
+            message = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+            self.errors.append(message if message.startswith(name) else f"{name}: {message}")
 
     def print_problems(self) -> None:
         """Print all errors and all warnings."""

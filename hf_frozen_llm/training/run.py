@@ -278,6 +278,7 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
     fields = dict(settings.recipe.host)
     name_or_path, revision = fields.pop("name_or_path", None), fields.pop("revision", None)
     host_type = fields.pop("model_type", None)
+    config_class: Any = CONFIG_MAPPING[args.model_type]
     options: dict[str, Any] = {**config_fields, "llm_block": settings.llm_block}
     if args.model_type == "vision_with_llm_block":
         options["pooling"] = args.pooling
@@ -285,10 +286,10 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
             host = AutoConfig.for_model(host_type, **fields)
         else:
             host = vision_config_of(AutoConfig.from_pretrained(name_or_path, revision=revision, **fields))
-        return CONFIG_MAPPING[args.model_type](vision_config=host, **options)
+        return config_class(vision_config=host, **options)
     if name_or_path is None:
-        return CONFIG_MAPPING[args.model_type](**fields, **options)
-    return CONFIG_MAPPING[args.model_type].from_pretrained(name_or_path, revision=revision, **fields, **options)
+        return config_class(**fields, **options)
+    return config_class.from_pretrained(name_or_path, revision=revision, **fields, **options)
 
 
 def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrainedModelWithLLMBlock:
