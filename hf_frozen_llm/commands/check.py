@@ -85,7 +85,7 @@ def check(
         with report.step("output_dir"):
             plan.checkpoint = find_checkpoint_to_resume(plan.args, settings.run_args)
     check_data(plan)
-    has_rows = plan.train is not None and (settings.data_args.streaming or len(plan.train.readable or ()) > 0)
+    has_rows = plan.train is not None and plan.train.readable is not None
     if plan.model is not None and plan.num_steps > 0 and has_rows:
         with report.step("run"):
             run_steps(plan, output_file)

@@ -38,7 +38,7 @@ class Split:
         rows (`datasets.Dataset` or `datasets.IterableDataset`): the rows that the run takes of it.
         max_samples (`int`, *optional*): how many it takes at most.
         readable (`datasets.Dataset` or `datasets.IterableDataset`, *optional*): those that were read, for the steps;
-            all of a stream.
+            all of a stream, `None` if none could be read.
     """
 
     name: str
@@ -78,20 +78,21 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 def check_readable(task: Task, split: Split, check_rows: int, num_workers: int, report: Report) -> None:
     """Read a sample of a split as an evaluation does; the first rows of a stream."""
-    split.readable = split.rows
     dataset = task.dataset(split.rows, split.name)
     dataset.transform = ReadableRows(dataset.transform)
     start = time.monotonic()
     if task.args.streaming:
         errors = [example.get("error") for example in itertools.islice(dataset, check_rows)]
         which = f"the first {count(len(errors), 'row')}"
+        split.readable = split.rows
     else:
         total = len(split.rows)
         number = min(check_rows, total)
         chosen = np.sort(np.random.default_rng(0).choice(total, number, replace=False)).tolist()
         errors = list(DataLoader(Subset(dataset, chosen), num_workers=num_workers, collate_fn=find_error))
         which = f"{number:,} of {count(total, 'row')}"
-        split.readable = split.rows.select([row for row, error in zip(chosen, errors) if error is None])
+        readable = [row for row, error in zip(chosen, errors) if error is None]
+        split.readable = split.rows.select(readable) if readable else None
     milliseconds = 1000 * (time.monotonic() - start) / max(1, len(errors))
     causes = [error for error in errors if error is not None]
     report.say("", f"{which} read, {milliseconds:,.1f} ms each: {len(causes) or 'none'} of them unreadable")

@@ -74,7 +74,8 @@ def draw_batch(run: Run, batch: Batch, file: Path, report: Report) -> None:
     from matplotlib.figure import Figure
 
     titles = label_titles(batch, run.model.config)
-    number = min(DRAWN, max(len(values) for values in batch.values() if torch.is_tensor(values)))
+    sizes = [len(values) for values in batch.values() if torch.is_tensor(values) and values.ndim > 0]
+    number = min(DRAWN, *sizes)
     columns = min(4, number)
     lines = math.ceil(number / columns)
     figure = Figure(figsize=(2.6 * columns, 2.6 * lines), dpi=120, layout="constrained")

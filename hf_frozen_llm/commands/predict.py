@@ -124,8 +124,8 @@ def predict(
         name = {"file": files[row]} if files else {"row": row}
         if "error" in record:
             key = files[row] if files else f"row {row}"
-            cause = record["error"].removeprefix(f"{location}{row}").removeprefix(f" ({key})")
-            found.failures[key] = cause.removeprefix(": ").removeprefix(f"{key} ").removeprefix(f"{key}: ")
+            cause = record["error"].removeprefix(f"{location}{row}").removeprefix(f" ({key})").removeprefix(": ")
+            found.failures[key] = cause.removeprefix(key).removeprefix(": ").strip()
         else:
             found.records.append({**name, **run.task.describe(record)})
     if output is not None and PartialState().is_main_process:

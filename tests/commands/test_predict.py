@@ -25,7 +25,7 @@ from tiny_runs import (
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, pipeline
 
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.commands.predict import predict, print_predictions
+from hf_frozen_llm.commands.predict import Predictions, predict, print_predictions
 
 
 CPU = ["--use_cpu", "true"]
@@ -214,6 +214,12 @@ def test_table_and_exit_code(finished_run, pictures, tmp_path):
     assert done.returncode == 1
     assert "bad.png: the image cannot be decoded" in done.stderr
     assert "0 predictions are in x.jsonl." in done.stdout
+
+
+def test_table_of_what_is_no_class(capsys):
+    records = [{"file": "a.png", "answer": "yes", "boxes": [1, 2]}, {"row": 3, "answer": "no", "boxes": []}]
+    print_predictions(Predictions(records, {}))
+    assert capsys.readouterr().out == "a.png  answer yes  boxes [1, 2]\nrow 3  answer no   boxes []\n"
 
 
 def test_llm_that_has_moved(finished_run, pictures, llm, tmp_path):
