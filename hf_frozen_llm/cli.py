@@ -82,6 +82,59 @@ def evaluate(
 
 
 @app.command(
+    cls=EvaluationCommand,
+    context_settings=KEYS,
+    options_metavar="[INPUT]... [--output FILE.jsonl] [--KEY VALUE]...",
+)
+def predict(
+    context: typer.Context,
+    model: str = typer.Argument(help="Folder or Hub id of the model."),
+    output: str | None = typer.Option(None, "--output", "--output-file", help="JSON lines instead of a table."),
+) -> None:
+    """
+    Predict with a saved MODEL on files, or on a split without labels.
+
+    Each INPUT is a file, a folder or a pattern; without any, --dataset_name and --split say what to predict on. Other
+    keys are those of `evaluate`, such as --per_device_eval_batch_size and --use_cpu. Inputs that cannot be read are
+    named, the others are predicted; the exit code is then 1.
+    """
+    from hf_frozen_llm.commands.predict import predict, print_predictions
+
+    words = key_flags(context)
+    count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    predictions = predict(model, words[:count], words[count:], output)
+    print_predictions(predictions, output)
+    end_distributed()
+    if predictions.failures:
+        raise typer.Exit(1)
+
+
+@app.command(
+    cls=TrainingCommand,
+    context_settings=KEYS,
+    options_metavar="[--check_rows N] [--output_file PNG] [--KEY VALUE]...",
+)
+def check(
+    context: typer.Context,
+    recipe: str = typer.Argument(help="YAML file, or the name of a recipe of this package."),
+    check_rows: int = typer.Option(64, "--check-rows", help="Rows of each split that are read."),
+    output_file: str | None = typer.Option(None, "--output-file", help="By default check.png in output_dir."),
+) -> None:
+    """
+    Check a RECIPE before a long run: disk, model, data, augmentation, two steps.
+
+    Takes the keys of `train`. Draws augmented examples into a PNG file, and leaves nothing else behind. The exit code
+    is 1 if there are errors, 0 if there are warnings alone.
+    """
+    from hf_frozen_llm.commands.check import check
+
+    report = check(recipe, key_flags(context), check_rows, output_file)
+    end_distributed()
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@app.command(
     cls=TrainingCommand,
     context_settings=KEYS,
     options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--KEY VALUE]...",

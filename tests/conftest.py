@@ -36,6 +36,8 @@ from result_table import ResultTable  # noqa: E402
 
 torch.set_num_threads(THREADS)
 
+pytest_plugins = ["run_fixtures"]
+
 NETWORK_ATTEMPTS: list[str] = []
 TABLES = (HOST_TABLE, FAMILY_TABLE)
 # by table, then by test and column

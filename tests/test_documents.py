@@ -103,10 +103,12 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
             few = ["--dataset", "cifar10", "--train", "16", "--test", "8"]
             monkeypatch.setattr("sys.argv", [*words[1:], *few])
             moving_pictures.main()
-        case ["hf-frozen-llm", "train", recipe, *_]:
+        case ["hf-frozen-llm", "train" | "check", recipe, *_]:
             main([*words[1:], *TINY_OF_TASK.get(recipe.partition("/")[0], page.tiny), *page.always])
         case ["hf-frozen-llm", "ablate", *_]:
             main([*words[1:], "--dry_run"])
+        case ["hf-frozen-llm", "predict", *_]:
+            main([*words[1:], "--use_cpu"])
         case ["hf-frozen-llm", *_]:
             main(words[1:])
         case _:
@@ -153,8 +155,12 @@ def prepare_readme(hub: HubServer, folder: Path) -> None:
 
 
 def check_readme(text: str, ran: list[list[str]], after: list[tuple[dict[str, Any], str]]) -> None:
-    for command in ("make quickstart", "make test", "hf-frozen-llm train", "hf-frozen-llm evaluate"):
-        assert command.split() in [words[:2] for words in ran]
+    verbs = [["hf-frozen-llm", verb] for verb in ("train", "evaluate", "check", "predict")]
+    for command in (["make", "quickstart"], ["make", "test"], *verbs):
+        assert command in [words[:2] for words in ran]
+    assert Path("runs/long/check.png").is_file()
+    predictions = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 16 and predictions[0]["predictions"][0]["label"] in ("cat", "dog")
     results = json.loads(Path("runs/pictures/results.json").read_text())
     assert results["config"]["llm_block"]["llm_name_or_path"] == LLM
     assert set(results["config"]["label2id"]) == {"cat", "dog"}

@@ -2,6 +2,7 @@
 """What the tasks share whose rows have one of several classes: labels, views, top-k accuracy."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -155,6 +156,20 @@ class ClassificationTask(Task):
     def label_ids(self, rows: HFDataset) -> dict[Any, int]:
         return match_labels(self.args, rows, self.config.label2id)
 
+    def label_counts(self, rows: HFDataset) -> dict[str, int]:
+        ids, column = self.label_ids(rows), self.args.label_column
+        values = Counter(rows.select_columns([column]).with_format(None)[column][:])
+        if unknown := [value for value in values if value not in ids]:
+            number = sum(values[value] for value in unknown)
+            raise ValueError(
+                f"{column!r} is none of the {self.config.num_labels} classes in {number:,} of {len(rows):,} rows: "
+                f"{', '.join(repr(value) for value in unknown[:5])}{', …' if len(unknown) > 5 else ''}."
+            )
+        counts = dict.fromkeys(self.config.id2label.values(), 0)
+        for value, number in values.items():
+            counts[self.config.id2label[ids[value]]] += number
+        return counts
+
     def loss(self, args: TrainingArguments) -> "ClassificationLoss":
         return ClassificationLoss(args.label_smoothing_factor)
 
@@ -194,8 +209,8 @@ class ClassificationTask(Task):
         return {"loss": float(np.mean([record["loss"] for record in records])), **accuracy}
 
     def describe(self, record: Record) -> dict[str, Any]:
-        names = [self.config.id2label[label] for label in record["labels"]]
-        return dict(zip(names, record["probabilities"]))
+        pairs = zip(record["labels"], record["probabilities"])
+        return {"predictions": [{"label": self.config.id2label[label], "score": score} for label, score in pairs]}
 
 
 class ClassificationLoss:

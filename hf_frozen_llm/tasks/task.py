@@ -80,6 +80,10 @@ class Task(ABC):
     def load_processor(cls, name_or_path: str) -> Any:
         """Return the processor of a saved model."""
 
+    def label_counts(self, rows: HFDataset) -> dict[str, int]:
+        """Return how many rows have each label that the model knows, by its name; refuse rows with another label."""
+        return {}
+
     @abstractmethod
     def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ExampleTransform:
         """Return what turns rows of a split into examples: dictionaries of tensors and numbers."""
@@ -131,7 +135,7 @@ class Task(ABC):
         return self.metrics(loop(lambda batch: self.predict(model, batch)), dataset.rows)
 
     def describe(self, record: Record) -> dict[str, Any]:
-        """Return the predictions of a record in words, for people."""
+        """Return a record in words. A list of `label` and `score`, the best first, is called `predictions`."""
         return {name: value for name, value in record.items() if name != "row"}
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:

@@ -3,7 +3,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,31 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     return results
 
 
-def read_evaluation_recipe(model_name_or_path: str, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe that is named, or the one the model was trained by, or flags alone."""
-    config = AutoConfig.from_pretrained(model_name_or_path)
-    task = find_task(config.model_type)
+def read_evaluation_recipe(
+    model_name_or_path: str, overrides: Sequence[str], command: str = "evaluate", unused: Collection[str] = ()
+) -> Recipe:
+    """
+    Return the recipe that is named, or the one the model was trained by, or flags alone.
+
+    Args:
+        model_name_or_path (`str`): folder or Hub id of the model.
+        overrides (`Sequence[str]`): flags.
+        command (`str`, *optional*, defaults to `"evaluate"`): named in errors.
+        unused (`Collection[str]`, *optional*): keys of an evaluation that this command does not take.
+    """
+    try:
+        task = find_task(AutoConfig.from_pretrained(model_name_or_path).model_type)
+    except OSError as error:
+        raise OSError(
+            f"{model_name_or_path} is neither a folder with a model nor a model on the Hub: {error}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{model_name_or_path}: {error}") from error
     overrides = ["--task", task.name, *overrides]  # the valid keys depend on it
     extra = [EvaluationArguments]
     flags = read_recipe(None, overrides, extra)
     known = evaluation_keys(task)
-    check_evaluation_flags(flags, known)
+    check_evaluation_flags(flags, known - set(unused), command)
     trained = Path(model_name_or_path, "results.json")
     if "recipe" in flags.values:
         recipe = read_recipe(flags.values["recipe"], overrides, extra)
@@ -95,13 +111,13 @@ def evaluation_keys(task: type[Task]) -> set[str]:
     return data_keys | set(task.arguments.evaluation_keys) | EVALUATION_TRAINER_KEYS | own_keys
 
 
-def check_evaluation_flags(flags: Recipe, known: set[str]) -> None:
+def check_evaluation_flags(flags: Recipe, known: set[str], command: str) -> None:
     given = set(flags.values) - {"task"}
     changed = set(flags.llm_block or {}) - {"llm_name_or_path", "llm_revision"}
     useless = [*(given - known), *(f"host.{name}" for name in flags.host), *(f"llm_block.{name}" for name in changed)]
     if useless:
         raise ValueError(
-            f"Command line: evaluate does not use {', '.join(f'--{name}' for name in sorted(useless))}; it evaluates "
-            f"the saved model and its processor unchanged. It takes {', '.join(sorted(known))}, "
+            f"Command line: {command} does not use {', '.join(f'--{name}' for name in sorted(useless))}; it uses the "
+            f"saved model and its processor unchanged. It takes {', '.join(sorted(known))}, "
             "llm_block.llm_name_or_path and llm_block.llm_revision."
         )

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from peft import LoraModel
 from torch import nn
-from transformers import AutoConfig, TrainerCallback, TrainingArguments, enable_full_determinism, set_seed
+from transformers import (
+    AutoConfig,
+    PreTrainedConfig,
+    TrainerCallback,
+    TrainingArguments,
+    enable_full_determinism,
+    set_seed,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_frozen_llm import LLMBlockConfig
@@ -143,12 +150,24 @@ def build_run(recipe: Recipe) -> Run:
         eval_rows = None
         if data_args.eval_split is not None:
             eval_rows = read_eval_rows(task_class, data_args, data_args.eval_split)
-    model = build_model(settings, config_fields)
-    if settings.model_args.freeze_host:
-        model.freeze_host()
-    lora = None if recipe.lora is None else add_lora(model, recipe.lora)
+    run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
+    if checkpoint is not None:
+        run.checkpoint = checkpoint
+        check_same_run(checkpoint, run)
+    return run
 
-    task = task_class(data_args, task_class.build_processor(data_args, recipe.host, model.config), model.config)
+
+def assemble_run(
+    settings: Settings,
+    args: TrainingArguments,
+    model: PreTrainedModelWithLLMBlock,
+    train_rows: HFDataset,
+    eval_rows: HFDataset | None,
+) -> Run:
+    """Return the run of a model that was just built, with the rows to train and to evaluate it on."""
+    data_args, recipe = settings.data_args, settings.recipe
+    lora = freeze_and_adapt(settings, model)
+    task = settings.task(data_args, settings.task.build_processor(data_args, recipe.host, model.config), model.config)
     seed = args.seed if args.data_seed is None else args.data_seed
     run = Run(
         settings,
@@ -157,13 +176,17 @@ def build_run(recipe: Recipe) -> Run:
         model,
         train_dataset=task.dataset(train_rows, data_args.train_split, training=True, seed=seed),
         lora=lora,
-        checkpoint=checkpoint,
     )
     if eval_rows is not None:
         run.eval_dataset = task.dataset(eval_rows, str(data_args.eval_split))
-    if checkpoint is not None:
-        check_same_run(checkpoint, run)
     return run
+
+
+def freeze_and_adapt(settings: Settings, model: PreTrainedModelWithLLMBlock) -> LoraModel | None:
+    """Freeze what the recipe freezes, and add its LoRA."""
+    if settings.model_args.freeze_host:
+        model.freeze_host()
+    return None if settings.recipe.lora is None else add_lora(model, settings.recipe.lora)
 
 
 def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
@@ -243,37 +266,62 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
     return args
 
 
-def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrainedModelWithLLMBlock:
-    """Build the model of a recipe; `config_fields` are those that the task read out of the data."""
-    args = settings.model_args
-    is_any_host = args.model_type == "vision_with_llm_block"
+def split_fields(
+    settings: Settings, config_fields: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the host's fields, the fields that name a host (of the recipe's group), and the model's other fields."""
     fields = dict(settings.recipe.host)
-    name_or_path, revision = fields.pop("name_or_path", None), fields.pop("revision", None)
-    host_type = fields.pop("model_type", None)
+    named = {name: fields.pop(name, None) for name in ("name_or_path", "revision", "model_type")}
     if read := sorted(fields.keys() & config_fields.keys()):
         name = read[0]
         raise ValueError(
             f"host.{name} is {fields[name]!r}, but the task reads it out of the data ({config_fields[name]!r}). "
             f"Remove host.{name}."
         )
-    options: dict[str, Any] = {
-        **config_fields,
-        "llm_block": settings.llm_block,
-        **({"pooling": args.pooling} if is_any_host else {}),
-    }
+    options: dict[str, Any] = {**config_fields, "llm_block": settings.llm_block}
+    if settings.model_args.model_type == "vision_with_llm_block":
+        options["pooling"] = settings.model_args.pooling
+    return fields, named, options
+
+
+def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTrainedConfig:
+    """
+    Build the configuration of a recipe's model; only the configuration of a published host is read.
+
+    Args:
+        settings ([`Settings`]): the settings of the recipe.
+        config_fields (`dict[str, Any]`): the fields that the task read out of the data.
+    """
+    fields, named, options = split_fields(settings, config_fields)
+    name_or_path, revision = named["name_or_path"], named["revision"]
+    config_class: Any = CONFIG_MAPPING[settings.model_args.model_type]
+    if settings.model_args.model_type == "vision_with_llm_block":
+        if name_or_path is None:
+            host = AutoConfig.for_model(named["model_type"], **fields)
+        else:
+            host = vision_config_of(AutoConfig.from_pretrained(name_or_path, revision=revision, **fields))
+        return config_class(vision_config=host, **options)
+    if name_or_path is None:
+        return config_class(**fields, **options)
+    return config_class.from_pretrained(name_or_path, revision=revision, **fields, **options)
+
+
+def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrainedModelWithLLMBlock:
+    """Build the model of a recipe; see [`build_config`] for the arguments."""
+    args = settings.model_args
+    fields, named, options = split_fields(settings, config_fields)
+    name_or_path, revision = named["name_or_path"], named["revision"]
     model_class: Any = settings.task.models[args.model_type]
     if name_or_path is None:
-        if is_any_host:
-            fields = {"vision_config": AutoConfig.for_model(host_type, **fields)}
-        model = model_class(CONFIG_MAPPING[args.model_type](**fields, **options))
+        model = model_class(build_config(settings, config_fields))
     else:
-        if host_type is not None:
+        if named["model_type"] is not None:
             published = AutoConfig.from_pretrained(name_or_path, revision=revision)
             published_type = vision_config_of(published).model_type
-            if host_type != published_type:
+            if named["model_type"] != published_type:
                 raise ValueError(
-                    f"host.model_type is {host_type!r}, but host.name_or_path {name_or_path!r} is a {published_type}. "
-                    "Remove host.model_type."
+                    f"host.model_type is {named['model_type']!r}, but host.name_or_path {name_or_path!r} is a "
+                    f"{published_type}. Remove host.model_type."
                 )
         if revision is not None:
             options["revision"] = revision

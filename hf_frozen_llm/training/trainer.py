@@ -2,6 +2,7 @@
 """The Trainer of transformers for a task: augmentation on the device, records in evaluation, learning rates."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,13 @@ class TaskTrainer(Trainer):
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         by_row = {record["row"]: record for record in gather_object(records)}
         return [by_row[row] for row in sorted(by_row)]
+
+    def predict_records(self, dataset: Any, predict: Callable[[nn.Module, Batch], list[Record]]) -> list[Record]:
+        """Return the records of a data set without targets."""
+        model = self._prepare_for_evaluation()
+        records = self.collect_records(lambda batch: predict(model, batch), self.get_test_dataloader(dataset))
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, {})
+        return records
 
     def _build_loader(self, dataset: Any) -> DataLoader:
         """Return a loader of a data set beside the one that is evaluated, such as a gallery."""

@@ -172,7 +172,7 @@ def load_single_files(args: "PointDataArguments", files: Sequence[str]) -> datas
 class PointCloudTransform(ClassificationTransform):
     """
     Check and normalise point clouds; see [`ClassificationTransform`]. One that is a file is read, and reduced to the
-    points that the model sees, so that files of all sizes make a batch.
+    points that the model sees, so that files of all sizes make a batch, unless several votes draw from all points.
     """
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
@@ -180,14 +180,25 @@ class PointCloudTransform(ClassificationTransform):
         for row, key in zip(rows, keys):
             cloud = row[self.args.points_column]
             if isinstance(cloud, str):
-                clouds = self.processor(cloud)["points"]
-                if len(clouds) > 1:
-                    raise ValueError(f"{cloud} holds {len(clouds)} point clouds; give files of one each.")
-                points = clouds[0]
+                points = self.read_file(cloud)
             else:
                 points = self.processor.prepare(cloud, self.locate(key))
             examples.append({"points": points, **self.find_label(row, key)})
         return examples
+
+    def read_file(self, file: str) -> torch.Tensor:
+        """Return the cloud of a file, with as many points as those of a split have in evaluation."""
+        cloud = read_points(file)
+        if cloud.ndim == 3:
+            if len(cloud) != 1:
+                raise ValueError(f"{file} holds {len(cloud)} point clouds; give files of one each.")
+            cloud = cloud[0]
+        if self.args.max_points is not None:
+            cloud = keep_farthest({"points": [cloud]}, "points", self.args.max_points, file)["points"][0]
+        points = self.processor.prepare(cloud, file)
+        if self.args.num_votes > 1:
+            return points
+        return points[sample_farthest_points(points[None], self.processor.num_points)[0]]
 
 
 def random_rotations(axis: str, draws: torch.Tensor) -> torch.Tensor:

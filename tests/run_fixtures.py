@@ -1,4 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+"""Fixtures of tests that train, evaluate or predict."""
+
 import datasets
 import pytest
 from tiny_runs import TINY, write_llama, write_parquet
