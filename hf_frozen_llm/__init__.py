@@ -1,6 +1,9 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Frozen language model layers in vision encoders, as transformers models."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import auto
 from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
@@ -26,6 +29,32 @@ from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from .version import __version__
 
 
+if TYPE_CHECKING:
+    from .commands.ablate import ablate
+    from .commands.check import check
+    from .commands.predict import predict
+    from .conversion import convert_released_checkpoint
+    from .training.evaluate import evaluate
+    from .training.train import train
+
+
+# Imported when they are asked for: models alone need neither datasets nor peft.
+COMMANDS = {
+    "ablate": ".commands.ablate",
+    "check": ".commands.check",
+    "convert_released_checkpoint": ".conversion",
+    "evaluate": ".training.evaluate",
+    "predict": ".commands.predict",
+    "train": ".training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(COMMANDS[name], __name__), name)
+
+
 __all__ = [
     "LLMBlock",
     "LLMBlockConfig",
@@ -44,5 +73,11 @@ __all__ = [
     "VisionWithLLMBlockForImageClassification",
     "VisionWithLLMBlockModel",
     "__version__",
+    "ablate",
     "auto",
+    "check",
+    "convert_released_checkpoint",
+    "evaluate",
+    "predict",
+    "train",
 ]

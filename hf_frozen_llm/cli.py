@@ -156,7 +156,7 @@ def ablate(
     Writes ablation.csv, ablation.md and ablation.png. The same command resumes an interrupted one. Every key of the
     recipe can be given for all runs, as for `train`.
     """
-    from hf_frozen_llm.ablation import ablate
+    from hf_frozen_llm.commands.ablate import ablate
 
     if not ablate(recipe, over, variants, seeds, output_dir, key_flags(context), dry_run):
         raise typer.Exit(1)
@@ -179,7 +179,7 @@ def layer(
     The folder replaces the language model wherever its name is asked for. Only the bytes of the layers are
     downloaded from a Hub repository.
     """
-    from hf_frozen_llm.layer import describe_llm, extract_layers
+    from hf_frozen_llm.commands.layer import describe_llm, extract_layers
     from hf_frozen_llm.training.results import print_facts
 
     if output is not None:
@@ -190,7 +190,7 @@ def layer(
 @app.command()
 def info(model: str = typer.Argument(help="Folder or Hub id of the model.")) -> None:
     """Print what is in a checkpoint: host, LLM, layer, licence, parameters, FLOPs."""
-    from hf_frozen_llm.info import describe_checkpoint
+    from hf_frozen_llm.commands.info import describe_checkpoint
     from hf_frozen_llm.training.results import print_facts
 
     print_facts(describe_checkpoint(model))

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 import ast
 import importlib.metadata
+import inspect
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from paths import REPO
+
+import hf_frozen_llm
 
 
 MODELING_MAY_IMPORT = {"torch", "transformers", "safetensors", "huggingface_hub", "numpy"}
@@ -40,6 +43,17 @@ def test_import_is_light():
     run = subprocess.run([sys.executable, "-c", IMPORT_PROBE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stderr == "", run.stderr
+
+
+def test_commands_are_exported():
+    """Each is the function behind the verb of the same name, for use in Python."""
+    names = ["ablate", "check", "convert_released_checkpoint", "evaluate", "predict", "train"]
+    assert set(names) < set(hf_frozen_llm.__all__)
+    for name in names:
+        command = getattr(hf_frozen_llm, name)
+        assert command.__name__ == name and inspect.isfunction(command) and inspect.getdoc(command)
+    with pytest.raises(AttributeError, match="module 'hf_frozen_llm' has no attribute 'trian'"):
+        _ = hf_frozen_llm.trian
 
 
 def guarded_by_is_gguf_available(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:

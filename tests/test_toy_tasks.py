@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tiny_runs import TINY_RUN, write_llama
 from toy_tasks import point_sets, retrieval
 
-from hf_frozen_llm import info
 from hf_frozen_llm.cli import main
+from hf_frozen_llm.commands import info
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.results import write_json

@@ -257,7 +257,11 @@ def test_bf16(finished_run, pictures):
             r"clip.mp4 is a .mp4 file \(video-classification takes these\); .* for image-cl",
         ),
         (["a.png"], ["--split", "test"], r"Give files or a split, not both: remove the files, or --split"),
-        (["a.png"], ["--learning_rate", "1"], r"predict does not use --learning_rate; .* It takes bf16"),
+        (
+            ["a.png"],
+            ["--learning_rate", "1"],
+            r"predict does not use --learning_rate; .* accelerator_config, bf16",
+        ),
         ([], ["--split", "test", "--max_eval_samples", "3"], r"predict does not use --max_eval_samples"),
         ([], ["--split", "dev"], r"could not be loaded: .*dev"),
         (["a.png"], ["--num_segments", "2"], r"`num_segments` is a key of the task video-classification"),
@@ -280,7 +284,7 @@ def test_models_that_are_refused(finished_run, pictures, tmp_path, video_run):
     ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match=r"vit: Unknown model type 'vit'. This package provides: vit_with_llm_block"):
         predict(str(tmp_path / "vit"), pictures, CPU)
-    with pytest.raises(OSError, match="nowhere is neither a model.s folder nor a model on the Hub"):
+    with pytest.raises(OSError, match="nowhere is neither a folder with a model nor a model on the Hub"):
         predict(str(tmp_path / "nowhere"), pictures, CPU)
     with pytest.raises(ValueError, match=r"a model for video-classification, which takes .avi"):
         predict(str(video_run / "run"), pictures / "ant" / "0.png", CPU)

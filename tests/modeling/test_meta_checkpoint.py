@@ -9,7 +9,7 @@ from tiny_llms import permute_rows, tiny_config, tiny_llm, write_llm
 from transformers import LlamaConfig
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
-from hf_frozen_llm.layer import describe_llm, extract_layers
+from hf_frozen_llm.commands.layer import describe_llm, extract_layers
 from hf_frozen_llm.modeling.meta_checkpoint import META_LAYER, read_meta_config
 
 

@@ -10,7 +10,7 @@ from tiny_llms import decoder_stack, tiny_config, tiny_llm, write_llm, write_ten
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
-from hf_frozen_llm.layer import describe_llm, extract_layers
+from hf_frozen_llm.commands.layer import describe_llm, extract_layers
 
 
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from hf_frozen_llm.info import UNKNOWN, find_licence
+from hf_frozen_llm.commands.info import UNKNOWN, find_licence
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint, load_llm_config
 from hf_frozen_llm.modeling.llm_conversion import find_keys
 from hf_frozen_llm.modeling.llm_layer import LLMLayers, build_llm_layers

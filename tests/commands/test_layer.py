@@ -12,7 +12,7 @@ from tiny_llms import tiny_config, tiny_llm, write_llm
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.layer import describe_llm, extract_layers
+from hf_frozen_llm.commands.layer import describe_llm, extract_layers
 
 
 NAME = "someone/llm"

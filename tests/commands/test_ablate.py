@@ -8,8 +8,8 @@ from PIL import Image
 from tiny_runs import TINY, write_llama, write_parquet
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig
-from hf_frozen_llm.ablation import ablate, make_grid, read_variants
 from hf_frozen_llm.cli import main
+from hf_frozen_llm.commands.ablate import ablate, make_grid, read_variants
 from hf_frozen_llm.flops import count_flops
 
 

@@ -16,7 +16,7 @@ from hf_frozen_llm import (
     ViTWithLLMBlockForImageClassification,
 )
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.info import describe_checkpoint
+from hf_frozen_llm.commands.info import describe_checkpoint
 
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
