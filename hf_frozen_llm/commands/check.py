@@ -268,7 +268,7 @@ def run_steps(plan: Plan, output_file: str | Path | None) -> None:
     if plan.checkpoint is not None:
         report.say("resume", f"goes on from {plan.checkpoint}")
         with report.step("resume"):
-            check_same_run(plan.checkpoint, run)
+            check_same_run(plan.checkpoint, run.flat_settings(), run.settings.run_args.resume_changes)
     with tempfile.TemporaryDirectory() as output_dir:
         run.args = build_step_arguments(settings, output_dir, plan.num_steps)
         batch = check_batch(run, run.trainer(), report)

@@ -4,22 +4,15 @@
 import json
 import re
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from hf_frozen_llm import LLMBlockConfig
-from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.training.arguments import RunArguments
 from hf_frozen_llm.training.trainer import RECIPE_FILE
-
-
-if TYPE_CHECKING:
-    from hf_frozen_llm.training.run import Run
 
 
 logger = logging.get_logger(__name__)
@@ -108,32 +101,18 @@ def find_checkpoint_to_resume(args: TrainingArguments, run_args: RunArguments) -
     return None
 
 
-def flatten_settings(run: "Run") -> dict[str, Any]:
-    """Return all resolved settings of a run in one flat dictionary of JSON values: what `recipe.json` holds."""
-    config: Any = run.model.config
-    settings = run.settings
-    flat = {**run.args.to_dict(), "num_processes": run.args.world_size}
-    flat = {name: value for name, value in flat.items() if not name.endswith("_token")}
-    for arguments in (settings.model_args, settings.data_args, settings.run_args):
-        flat |= asdict(arguments)
-    host = getattr(config, "vision_config", config)
-    groups: dict[str, tuple[dict[str, Any], list[str]]] = {
-        "host": (json.loads(host.to_json_string(use_diff=False)), ["model_type", *own_fields(type(host))]),
-    }
-    flat |= {"lora": settings.recipe.lora, "pooling": getattr(config, "pooling", None)}
-    flat |= {f"host.{name}": settings.recipe.host.get(name) for name in ("name_or_path", "revision")}
-    if config.llm_block is not None:
-        block = json.loads(config.llm_block.to_json_string(use_diff=False))
-        groups["llm_block"] = (block, list(own_fields(LLMBlockConfig)))
-    for group, (values, names) in groups.items():
-        flat |= {f"{group}.{name}": values.get(name) for name in names if name != "llm_block"}
-    return json.loads(json.dumps(flat))
-
-
-def check_same_run(checkpoint: Path, run: "Run") -> None:
+def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | None) -> None:
     """
     Refuse to resume from the checkpoint of another run, which Trainer does not check. The checkpoint does not hold the
     LLM layer, so the layer read now must be the one that the checkpoint was trained with.
+
+    Args:
+        checkpoint (`Path`): folder of the checkpoint.
+        now (`dict[str, Any]`): the settings of the run that resumes, as [`Run.flat_settings`] returns them.
+        resume_changes (`str`, *optional*): keys, separated by commas, that may differ.
+
+    Raises:
+        `ValueError`: for a key that differs and may not, or a checkpoint without settings.
     """
     file = checkpoint / RECIPE_FILE
     if not file.is_file():
@@ -141,7 +120,7 @@ def check_same_run(checkpoint: Path, run: "Run") -> None:
             f"{checkpoint} has no {RECIPE_FILE}, so what it was trained with is not known: another version of this "
             "package, or another program, has written it. Start anew in another output_dir."
         )
-    before, now = json.loads(file.read_text(encoding="utf-8")), flatten_settings(run)
+    before = json.loads(file.read_text(encoding="utf-8"))
     had_block, has_block = "llm_block.kind" in before, "llm_block.kind" in now
     if had_block != has_block:
         there, here = ("an", "none") if had_block else ("no", "one")
@@ -154,7 +133,7 @@ def check_same_run(checkpoint: Path, run: "Run") -> None:
             f"llm_block.llm_name_or_path {now['llm_block.llm_name_or_path']!r}, layer {now['llm_block.layer_index']}, "
             f"has {fingerprint}."
         )
-    allowed = {name.strip() for name in (run.settings.run_args.resume_changes or "").split(",") if name.strip()}
+    allowed = {name.strip() for name in (resume_changes or "").split(",") if name.strip()}
     if unknown := sorted(allowed - {*before, *now}):
         raise ValueError(f"resume_changes names {', '.join(unknown)}, which no run has.")
     # Only shared keys: versions of transformers have different ones.

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Build a run, from a recipe or from a saved model: what training, evaluation, prediction and checks start with."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +23,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.data.datasets import HFDataset, take_samples
+from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.vision_host import vision_config_of
 from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.lora import add_lora
 from hf_frozen_llm.training.recipe import Recipe
-from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_resume, flatten_settings
+from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_resume
 from hf_frozen_llm.training.trainer import TaskTrainer
 
 
@@ -92,6 +94,25 @@ class Run:
     lora: LoraModel | None = None
     checkpoint: Path | None = None
 
+    def flat_settings(self) -> dict[str, Any]:
+        """Return all resolved settings in one flat dictionary of JSON values: the content of `recipe.json`."""
+        config: Any = self.model.config
+        settings = self.settings
+        flat = {**self.args.to_dict(), "num_processes": self.args.world_size}
+        flat = {name: value for name, value in flat.items() if not name.endswith("_token")}
+        for arguments in (settings.model_args, settings.data_args, settings.run_args):
+            flat |= asdict(arguments)
+        flat |= {"lora": settings.recipe.lora, "pooling": getattr(config, "pooling", None)}
+        host = getattr(config, "vision_config", config)
+        groups = {"host": (host, ["model_type", *own_fields(type(host))])}
+        if config.llm_block is not None:
+            groups["llm_block"] = (config.llm_block, list(own_fields(LLMBlockConfig)))
+        for group, (group_config, names) in groups.items():
+            values = json.loads(group_config.to_json_string(use_diff=False))
+            flat |= {f"{group}.{name}": values.get(name) for name in names if name != "llm_block"}
+        flat |= {f"host.{name}": settings.recipe.host.get(name) for name in ("name_or_path", "revision")}
+        return json.loads(json.dumps(flat))
+
     def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> TaskTrainer:
         """Return the Trainer of this run."""
         run_args = self.settings.run_args
@@ -101,7 +122,7 @@ class Run:
             task=self.task,
             layer_decay=run_args.layer_decay,
             learning_rate_scales=run_args.learning_rate_scales,
-            settings=None if self.train_dataset is None else flatten_settings(self),
+            settings=None if self.train_dataset is None else self.flat_settings(),
             train_dataset=self.train_dataset,
             eval_dataset=self.eval_dataset,
             callbacks=[*callbacks, *self.task.callbacks()],
@@ -153,7 +174,7 @@ def build_run(recipe: Recipe) -> Run:
     run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
     if checkpoint is not None:
         run.checkpoint = checkpoint
-        check_same_run(checkpoint, run)
+        check_same_run(checkpoint, run.flat_settings(), run.settings.run_args.resume_changes)
     return run
 
 
