@@ -245,6 +245,29 @@ def test_predictions(finished, toy, tmp_path):
         assert sum(found.values()) / len(found) == pytest.approx(recall)
 
 
+def test_predict_command(finished, toy, tmp_path, capsys):
+    """Predictions are those of the task, in words; there is nothing to predict on single files."""
+    data = read_results(finished)["recipe"]["dataset_name"]
+    split = ["--dataset_name", data, "--split", "test", "--use_cpu", "true"]
+    main(["predict", str(finished), *split, "--output", str(tmp_path / "out.jsonl")])
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record.pop("row") for record in records] == list(range(19))
+    expected = {"match", "score"} if toy == "retrieval" else None
+    assert all(record.keys() == expected if expected else len(record) == 3 for record in records)
+    main(["predict", str(finished), *split])
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("row 18")
+    with pytest.raises(ValueError, match=r"toy-[\w-]+ predicts on a split .*, not on single files"):
+        main(["predict", str(finished), str(tmp_path / "out.jsonl"), "--use_cpu", "true"])
+
+
+def test_check_command(recipe, toy, tmp_path, capsys):
+    main(["check", recipe, *TINY_RUN, "--output_dir", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert "No errors and " in printed, printed
+    assert f"toy-{toy.replace('_', '-')}" in printed
+    assert Image.open(tmp_path / "run" / "check.png").size[0] > 100
+
+
 def test_padded_items_change_nothing(recipes, tmp_path):
     run_ = build_run(read_recipe(recipes / "point_sets.yaml", ["--output_dir", str(tmp_path), "--use_cpu", "true"]))
     batch = run_.task.collate([run_.eval_dataset[index] for index in range(6)])
