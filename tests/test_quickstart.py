@@ -2,10 +2,8 @@
 import hashlib
 import io
 import json
-import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 
 import datasets
@@ -15,6 +13,7 @@ import pytest
 import quickstart
 import torch
 from hub_server import HubServer
+from killed_run import run_killed
 from paths import REPO
 from PIL import Image
 from tiny_llms import tiny_config, tiny_llm, write_llm
@@ -264,17 +263,12 @@ def test_quickstart_goes_on_after_a_kill(tmp_path, tiny_inputs):
     longer = [*TINY, "--max_steps", "80", "--save_steps", "20", "--eval_steps", "80"]
     inputs = ["--work-dir", str(tmp_path / "work"), "--llm", llm, "--dataset", dataset]
     second = tmp_path / "work" / quickstart.RECIPES["ViT+LLM"]
-    process = subprocess.Popen([sys.executable, str(REPO / "examples" / "quickstart.py"), *inputs, *longer])
-    # When the second checkpoint is begun, the first is complete.
-    while process.poll() is None and not (second / "checkpoint-40").is_dir():
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    run_killed(second, 50, str(REPO / "examples" / "quickstart.py"), *inputs, *longer)
     assert not (second / "results.json").exists()
     first = (tmp_path / "work" / quickstart.RECIPES["ViT"] / "results.json").stat().st_mtime_ns
 
     quickstart.main([*inputs, *longer])
-    assert json.loads((second / "results.json").read_text())["resumed_from_checkpoint"]
+    assert json.loads((second / "results.json").read_text())["resumed_from_checkpoint"] == "checkpoint-40"
     assert (tmp_path / "work" / quickstart.RECIPES["ViT"] / "results.json").stat().st_mtime_ns == first
     assert (tmp_path / "work" / "pictures.png").is_file()
 

@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from killed_run import run_killed
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import TINY_RUN, write_llama
@@ -159,12 +159,7 @@ def test_saved_model_gives_equal_numbers(finished, toy, tmp_path):
 
 def test_killed_run_resumes_bit_equal(recipe, finished, environment, tmp_path):
     command = ["train", recipe, *TINY_RUN, "--output_dir", str(tmp_path)]
-    process = subprocess.run(
-        [sys.executable, "-m", "hf_frozen_llm", *command],
-        env={**environment, "TOY_KILL_AT_STEP": "7"},
-        capture_output=True,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    run_killed(tmp_path, 7, "hf_frozen_llm", *command, env=environment)
     assert not (tmp_path / "results.json").exists()
     main([*command, "--resume"])
     resumed, whole = read_results(tmp_path), read_results(finished)

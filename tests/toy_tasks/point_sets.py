@@ -14,7 +14,7 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrainedConfig, TrainerCallback
+from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
@@ -25,7 +25,6 @@ from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMix
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import TASKS, Task
 from hf_frozen_llm.tasks.task import Batch, Record
-from toy_tasks import KillAtStep
 
 
 @with_value_errors
@@ -197,9 +196,6 @@ class ToyPointSets(Task):
         items[..., 1] *= signs[:, None]
         future[..., 1] *= signs[:, None]
         return {**batch, "items": items, "future": future}
-
-    def callbacks(self) -> list[TrainerCallback]:
-        return [KillAtStep()]
 
     def predict(self, model: Any, batch: Batch) -> list[Record]:
         """

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, TrainerCallback
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
@@ -24,7 +24,6 @@ from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMix
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import TASKS, Task
 from hf_frozen_llm.tasks.task import Batch, EvaluationLoop, Record
-from toy_tasks import KillAtStep
 
 
 SIDES = ("left", "right")
@@ -175,9 +174,6 @@ class ToyRetrieval(Task):
         if not training:
             self.candidates = rows  # `predict` is not told what it is to choose from
         return super().dataset(rows, split, training, seed)
-
-    def callbacks(self) -> list[TrainerCallback]:
-        return [KillAtStep()]
 
     def gallery(self, rows: HFDataset, side: str) -> TransformedDataset:
         """Return the items of a side, each once, by number."""

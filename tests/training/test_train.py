@@ -3,14 +3,13 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from killed_run import run_killed
 from safetensors.torch import load_file
 from tiny_llms import tiny_config, tiny_llm, write_llm
 from tiny_runs import CLASSES, TINY, write_image_folder
@@ -114,21 +113,13 @@ def test_killed_run_resumes_bit_equal(finished_run, recipe, tmp_path, caplog):
     output_dir = tmp_path / "run"
     command = ["train", str(recipe), *TINY, "--output_dir", str(output_dir)]
     # Sums depend on the number of threads.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hf_frozen_llm", *command],
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-    deadline = time.monotonic() + 120
-    while find_defect(output_dir / "checkpoint-5") and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    run_killed(output_dir, 7, "hf_frozen_llm", *command, env=environment)
     assert not (output_dir / "results.json").exists()
 
     # What being killed while writing leaves behind.
     kept = last_complete_checkpoint(output_dir)
-    assert kept is not None
+    assert kept is not None and kept.name == "checkpoint-5"
     half = Path(shutil.copytree(kept, output_dir / "checkpoint-23"))
     (half / "trainer_state.json").unlink()
     # transformers' loggers hand nothing on to the root logger
