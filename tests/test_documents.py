@@ -304,7 +304,7 @@ VIDEOS_AND_POINTS = Page(
 def test_the_tables_of_keys_are_right():
     fields = {f.name: f for task in TASKS.values() for f in dataclasses.fields(task.arguments)}
     text = VIDEOS_AND_POINTS.text
-    tables = [part.partition("\n\n")[0] for part in text.split("| key | default | what it does |\n")[1:]]
+    tables = [part.partition("\n\n")[0] for part in text.split("| key | default | description |\n")[1:]]
     rows = [row for table in tables for row in re.findall(r"^\| (`.+?`) \| (.+?) \|", table, re.MULTILINE)]
     assert len(tables) == 2 and len(rows) == 14
     for names, default in rows:
