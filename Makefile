@@ -1,7 +1,7 @@
-# `make quickstart` and `make test` need nothing but Python (3.10 or newer) and the package registries.
+# `make quickstart` and `make test` need only Python (3.10 or newer) and the package registries.
 PYTHON ?= python3
 VENV ?= .venv
-# Installed first, and only where no torch is there: on Linux a bare `torch` brings gigabytes of CUDA libraries.
+# Installed first, and only if torch is missing: on Linux a plain `torch` includes gigabytes of CUDA libraries.
 # For a CPU build from another index: make test TORCH="torch==2.13.0 --index-url URL"
 TORCH ?= torch==2.13.0
 TRANSFORMERS ?= transformers
@@ -25,7 +25,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install "$(TRANSFORMERS)" -e ".[dev]"
 	touch $@
 
-env: $(VENV)/.installed-dev  ## all that the other targets need
+env: $(VENV)/.installed-dev  ## install everything for the other targets
 
 quickstart: $(VENV)/.installed  ## train a small ViT with and without a frozen LLM layer, compare, save, predict
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -34,12 +34,12 @@ test: $(VENV)/.installed-dev  ## the tests; PYTEST_ARGS=--run-slow for all of th
 	$(BIN)/python tests/fetch.py
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
-host-table: $(VENV)/.installed-dev  ## the table of hosts in docs/, out of the tests that it counts
+host-table: $(VENV)/.installed-dev  ## the table of hosts in docs/, from the tests that it counts
 	$(BIN)/python tests/fetch.py
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
 		-m host_table --run-slow --host-table=docs/use_your_own_host.md $(PYTEST_ARGS)
 
-family-table: $(VENV)/.installed-dev  ## the table of language model families in docs/, out of the tests that it counts
+family-table: $(VENV)/.installed-dev  ## the table of language model families in docs/, from the tests that it counts
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
 		-m family_table --family-table=docs/language_models.md $(PYTEST_ARGS)
 

@@ -6,8 +6,8 @@
     python benchmarks/block.py --output benchmarks/results/block    # of all: a table, a CSV file and a bar chart
 
 The naive block is the paper's, transcribed: all tokens, separate projections, an explicit softmax in float32. The ViTs
-are measured whole, with a head that reads the CLS token; of the point cloud and the video encoder, whose heads read
-all tokens, the block alone. On a GPU everything is bfloat16 and shares its clock with nobody; weights are random.
+are measured whole, with a head that uses the CLS token; of the point cloud and the video encoder, whose heads use
+all tokens, only the block is measured. On a GPU everything is bfloat16, and no other job runs; weights are random.
 """
 
 import argparse

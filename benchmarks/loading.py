@@ -5,7 +5,7 @@
     python benchmarks/loading.py --layer-dtype bfloat16
     python benchmarks/loading.py --naive               # the whole LLM through transformers: needs 27 GB of memory
 
-Prints, for a fresh process, bytes read / bytes of the layer in the file, and peak memory above what the imports take /
+Prints, for a fresh process, bytes read / bytes of the layer in the file, and peak memory above that of the imports /
 bytes of the layer in the model.
 """
 
@@ -70,7 +70,7 @@ def bytes_read_by_process():
 
 
 def measure(folder, layer_index, layer_dtype, hidden_size):
-    """In a process of its own: builds one block from the checkpoint in `folder`."""
+    """Build one block from the checkpoint in `folder`, in a separate process."""
     from transformers import LlamaConfig
 
     from hf_frozen_llm import LLMBlock, LLMBlockConfig
@@ -99,7 +99,7 @@ def measure(folder, layer_index, layer_dtype, hidden_size):
 
 
 def measure_naive(folder, layer_dtype):
-    """In a process of its own: the whole LLM through transformers, to take one layer out of it."""
+    """Load the whole LLM by transformers, in a separate process, and take one layer out of it."""
     import torch
     from transformers import AutoModel
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Farthest point sampling and nearest neighbours of 32 clouds of 8,192 points, against plain loops over clouds.
+"""Farthest point sampling and nearest neighbours of 32 point clouds of 8,192 points, compared with plain loops.
 
     python benchmarks/point_groups.py
     python benchmarks/point_groups.py --device cuda
 
-The loops are what the definition says: cloud by cloud, each next point by the distances to all points chosen so far
+The loops follow the definition: for each point cloud, each next point by the distances to all points chosen so far
 (kept as a running minimum), neighbours of each centre by one sort. Both find the same indices.
 """
 

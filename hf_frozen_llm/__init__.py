@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .training.train import train
 
 
-# Imported when they are asked for: models alone need neither datasets nor peft.
+# Imported on first use: the models themselves need neither datasets nor peft.
 COMMANDS = {
     "ablate": ".commands.ablate",
     "check": ".commands.check",

@@ -30,7 +30,7 @@ class TrainingCommand(TyperCommand):
 
 
 class EvaluationCommand(TyperCommand):
-    """A command whose help lists the keys that mean something for a saved model."""
+    """A command whose help lists the keys that apply to a saved model."""
 
     def format_epilog(self, ctx, formatter) -> None:
         from hf_frozen_llm.training.keys import describe_evaluation_keys
@@ -54,8 +54,8 @@ def train(
     Train the model of a RECIPE.
 
     Every key of the recipe can be given as a flag, too: --learning_rate 1e-3 (or --learning-rate 1e-3),
-    --llm_block.layer_index 30, --host.hidden_size 192, --llm_block null (the plain host), --resume true (go on from
-    the last checkpoint).
+    --llm_block.layer_index 30, --host.hidden_size 192, --llm_block null (the plain host), --resume true (resume
+    from the last checkpoint).
     """
     from hf_frozen_llm.training.train import train
 
@@ -94,9 +94,9 @@ def predict(
     """
     Predict with a saved MODEL on files, or on a split without labels.
 
-    Each INPUT is a file, a folder or a pattern; without any, --dataset_name and --split say what to predict on. Other
-    keys are those of `evaluate`, such as --per_device_eval_batch_size and --use_cpu. Inputs that cannot be read are
-    named, the others are predicted; the exit code is then 1.
+    Each INPUT is a file, a folder or a pattern; without any, --dataset_name and --split choose the data. Other keys
+    are those of `evaluate`, such as --per_device_eval_batch_size and --use_cpu. Unreadable inputs are listed, and the
+    exit code is then 1; the others are predicted.
     """
     from hf_frozen_llm.commands.predict import predict, print_predictions
 
@@ -124,7 +124,7 @@ def check(
     Check a RECIPE before a long run: disk, model, data, augmentation, two steps.
 
     Takes the keys of `train`. Draws augmented examples into a PNG file, and leaves nothing else behind. The exit code
-    is 1 if there are errors, 0 if there are warnings alone.
+    is 1 if there are errors, 0 if there are only warnings.
     """
     from hf_frozen_llm.commands.check import check
 
@@ -174,9 +174,9 @@ def layer(
     ),
 ) -> None:
     """
-    Print what a language model offers, or write layers of it to a small folder.
+    Describe a language model, or write some of its layers to a small folder.
 
-    The folder replaces the language model wherever its name is asked for. Only the bytes of the layers are
+    The folder can replace the language model's name everywhere. Only the bytes of the layers are
     downloaded from a Hub repository.
     """
     from hf_frozen_llm.commands.layer import describe_llm, extract_layers
@@ -189,7 +189,7 @@ def layer(
 
 @app.command()
 def info(model: str = typer.Argument(help="Folder or Hub id of the model.")) -> None:
-    """Print what is in a checkpoint: host, LLM, layer, licence, parameters, FLOPs."""
+    """Describe a checkpoint: host, LLM, layer, licence, parameters, FLOPs."""
     from hf_frozen_llm.commands.info import describe_checkpoint
     from hf_frozen_llm.training.results import print_facts
 

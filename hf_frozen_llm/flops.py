@@ -44,7 +44,7 @@ def count_flops(
         with torch.device("meta"):
             add_lora(model, lora)
     with FlopCounterMode(display=False) as step:
-        # A sum stands in for the loss, whatever the targets are: losses have no matrix products.
+        # A sum replaces the loss, for any targets: losses have no matrix products.
         outputs = [value for value in model.train()(**inputs).to_tuple() if isinstance(value, torch.Tensor)]
         loss: Any = sum(value.sum() for value in outputs if value.is_floating_point())
         loss.backward()

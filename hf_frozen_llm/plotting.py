@@ -98,7 +98,7 @@ def plot_training_curves(path: str | Path, histories: dict[str, list[dict[str, A
         loss_axis.plot(*zip(*losses), color=color, label=name)
         accuracy_axis.plot(*zip(*accuracies), color=color, marker="o", markersize=4, label=name)
     loss_axis.set_ylabel("training loss")
-    accuracy_axis.set_ylabel("accuracy on held-out pictures (%)")
+    accuracy_axis.set_ylabel("accuracy on held-out images (%)")
     for axis in (loss_axis, accuracy_axis):
         axis.set_xlabel("training step")
         axis.grid(alpha=0.3)

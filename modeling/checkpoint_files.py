@@ -289,7 +289,7 @@ class GGUFFile:
         self.data_start = -(-header.position // alignment) * alignment
         for name, (shape, kind, offset) in tensors.items():
             if self.data_start + offset + self._num_bytes(name, shape, kind) > self.file.size:
-                raise ValueError(f"{self.file.path} is truncated: {name} lies beyond its end. Download it again.")
+                raise ValueError(f"{self.file.path} is truncated: {name} is beyond its end. Download it again.")
         return metadata, tensors
 
     def _num_bytes(self, name: str, shape: list[int], kind: int) -> int:
@@ -352,7 +352,7 @@ class GGUFFile:
         else:
             quantization = gguf.GGMLQuantizationType(kind)
             try:
-                # Blocks lie along the last dimension.
+                # Blocks are along the last dimension.
                 tensor = torch.from_numpy(gguf.dequantize(raw.reshape(math.prod(shape[:-1]), -1), quantization))
             except NotImplementedError as error:
                 raise ValueError(

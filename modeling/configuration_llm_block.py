@@ -81,7 +81,7 @@ class LLMBlockConfig(PreTrainedConfig):
         llm_config (`dict` or `PreTrainedConfig`, *optional*):
             The language model's own configuration, embedded so that a saved model needs no other repository.
         hidden_size (`int`, *optional*):
-            Width of the host's tokens. Filled in by the host's configuration; required if the block is used alone.
+            Width of the host's tokens. Filled in by the host's configuration; required if the block has no host.
         weights (`"pretrained"` or `"random"`, *optional*, defaults to `"pretrained"`):
             Whether the layer is read from the language model or randomly initialised, as in the model's family.
         trainable (`bool`, *optional*, defaults to `False`):

@@ -63,7 +63,7 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
     def __post_init__(self, **kwargs: Any) -> None:
         self._refuse_misspelt("vision_config", kwargs)
         self._refuse_misspelt("pooling", kwargs)
-        # A copy of its own: the model writes its data type and its attention into it.
+        # A separate copy: the model writes its data type and its attention into it.
         self.vision_config = deepcopy(self.vision_config)
         if isinstance(self.vision_config, dict):
             vision_config = dict(self.vision_config)

@@ -1,11 +1,11 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-The fast path: a decoder layer for the query tokens alone, computed as the same function in a cheaper form.
+The fast path: compute a decoder layer only for the query tokens, as the same function in a cheaper form.
 
 The query tokens are those whose output is wanted. With `W` the input projection (D x d), `x_t` the host's tokens, `g`
 the gain of the layer's norm and `r_t` the inverse norm of `W x_t`:
 
-- Queries, output projection and feed-forward are computed for the query tokens alone.
+- Queries, output projection and feed-forward are computed only for the query tokens.
 - For few query tokens, keys and values are never computed: a token's score is `r_t (Wᵀ g W_kᵀ q) · x_t` and a head's
   output `W_v g W Σ_t p_t r_t x_t`, so that only the query tokens need D-wide tensors.
 - For many query tokens, the projections are folded with the input projection: an output channel of `r_t (W_k g W) x_t`

@@ -134,7 +134,7 @@ class LLMCheckpoint:
         return self._files[name]
 
     def prefetch(self, keys: list[str]) -> None:
-        """Download the bytes of these tensors in few requests; otherwise `read` requests each tensor alone."""
+        """Download the bytes of these tensors in few requests; otherwise `read` requests each tensor separately."""
         ranges: dict[int, tuple[HubFile, list[tuple[int, int]]]] = {}
         for stored_key in [stored_key for key in keys for stored_key in self._stored_keys_of(key)]:
             opened = self._file_of(stored_key)
@@ -173,7 +173,7 @@ class LLMCheckpoint:
         if len(found) > 1:
             raise ValueError(
                 f"{self.name_or_path} has several modules that end in {prefix}: {sorted(found)}. Use a checkpoint of "
-                "the language model alone."
+                "only the language model."
             )
         return next(iter(found.values()), {})
 
@@ -342,7 +342,7 @@ def load_llm_config(
                 folder, name = os.path.split(os.path.abspath(file.path))
                 return _read_gguf_config(folder, name, gguf_file), commit
             with tempfile.TemporaryDirectory() as folder:
-                # transformers only opens whole files: write one with the header alone, as long as the original.
+                # transformers only opens whole files: write one with only the header, as long as the original.
                 with open(os.path.join(folder, "header.gguf"), "wb") as header:
                     header.write(file.read(0, gguf_file.data_start))
                     header.truncate(file.size)

@@ -150,7 +150,7 @@ def attention_bias(
     batch, tokens, _ = hidden_states.shape
     device = hidden_states.device
     # The lowest number of the narrowest data type used (eager attention computes its softmax in float32): a lower one
-    # would overflow to -inf, and a row of padding alone would become NaN.
+    # would overflow to -inf, and a row of only padding would become NaN.
     lowest = max(torch.finfo(hidden_states.dtype).min, torch.finfo(torch.float32).min)
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
         lowest = max(lowest, torch.finfo(torch.get_autocast_dtype(device.type)).min)

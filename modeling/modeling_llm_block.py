@@ -239,7 +239,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         tensors = self.state_dict(keep_vars=True)
         missing = [n for n, t in tensors.items() if not (t.is_meta or getattr(t, "_is_hf_initialized", False))]
         if len(missing) == len(tensors):
-            loading["stored_block"] = None  # a host alone, as `model.vit.save_pretrained` writes it
+            loading["stored_block"] = None  # only a host, as `model.vit.save_pretrained` writes it
             return
         if not stored_block.get("save_weights", True):
             missing = [name for name in missing if name not in self._llm_tensor_names]
@@ -269,7 +269,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         return build_llm(self._llm_config, self._layer_dtype())
 
     def _read_llm_layers(self) -> None:
-        """Read the LLM's tensors for all that the model's own checkpoint lacks, and check their fingerprint."""
+        """Read the LLM tensors that the model's own checkpoint lacks, and check their fingerprint."""
         config = self.config
         reader = LLMLayerReader(
             config, self._text_config, self._llm_paths, self._base_model_prefix, build_llm=self._build_llm
@@ -389,11 +389,11 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 f"{tuple(hidden_states.shape[:2])}, with 1 for tokens and 0 for padding."
             )
 
-    # What is computed.
+    # Choosing the computation.
 
     def _plan_last_layer(self, hidden_states: torch.Tensor, output_tokens: slice, fast: bool) -> LayerPlan:
         """Decide how the last LLM layer is computed. Earlier layers are always called, for all tokens."""
-        # `set_attn_implementation` changes the language model's configuration alone.
+        # `set_attn_implementation` changes only the language model's configuration.
         self._caller.set_attn_implementation(self._text_config._attn_implementation)
         weights = self._find_layer_weights() if fast else None
         if weights is None:
@@ -431,7 +431,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         batch_size, num_query_tokens, _ = query_tokens.shape
         return folds_output(weights, self.output_projection, num_query_tokens * (batch_size if self.training else 1))
 
-    # How it is computed.
+    # Running the layers.
 
     def _run_llm_layers(
         self,
@@ -466,7 +466,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         run = run_layer
         if self.training and getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
             run = functools.partial(layer._gradient_checkpointing_func, run_layer)
-        # As arguments of their own, so that gradient checkpointing sees them.
+        # As separate arguments, so that gradient checkpointing sees them.
         input_weight = self.input_projection.weight if plan.attends_to_host_tokens else None
         output_weight = self.output_projection.weight if plan.folds_output else None
         return run(plan, tokens, query_tokens, mask, cosines, input_weight, output_weight)
@@ -474,7 +474,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
     def _run_control(self, layer_input: torch.Tensor) -> torch.Tensor:
         return layer_input if self.mlp_norm is None else self.mlp_norm(nn.functional.gelu(layer_input))
 
-    # What is added to it.
+    # Norm, residual connection and output projection.
 
     def _project_output(self, output: torch.Tensor, layer_input: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Add the final norm, the residual connection around the layers, and the output projection in `dtype`."""

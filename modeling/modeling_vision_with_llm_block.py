@@ -151,8 +151,8 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     ) -> tuple[BaseModelOutput, Any]:
         """
         Run the host up to its final norm, the block, and the norm. Return the outputs, whose `hidden_states` end with
-        the block's, and the host's own outputs. The last hidden state is that of `output_tokens` alone, unless hidden
-        states or attentions are recorded.
+        the block's, and the host's own outputs. The last hidden state is that of only the `output_tokens`, unless
+        hidden states or attentions are recorded.
         """
         host = self.host
         if pixel_values is None:

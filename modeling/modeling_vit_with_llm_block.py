@@ -59,7 +59,7 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     ) -> BaseModelOutputWithPooling:
         """
         Run the ViT's modules in order, with the block at its position. The last hidden state may be that of
-        `output_tokens` alone, see `_run_layers`.
+        only the `output_tokens`, see `_run_layers`.
         """
         vit, config = self.vit, self.config
         if pixel_values is None:

@@ -93,7 +93,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         """
         with _loading_from(pretrained_model_name_or_path, kwargs) as loading:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            stored_block = loading["stored_block"]  # None if the checkpoint is a host's alone
+            stored_block = loading["stored_block"]  # None if the checkpoint has only a host
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if (block := model._get_llm_block()) is not None:
             on_disk = [name for name, device in getattr(model, "hf_device_map", {}).items() if device == "disk"]
@@ -242,8 +242,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         **kwargs: Any,
     ) -> torch.Tensor:
         """
-        Run the host's layers, with the block at its position. Return the last output for `output_tokens` alone, unless
-        other layers or outputs need all tokens.
+        Run the host's layers, with the block at its position. Return the last output only for `output_tokens`,
+        unless other layers or outputs need all tokens.
         """
         block, layers = self._get_llm_block(), list(layers)
         position = None if block is None else block.config.position

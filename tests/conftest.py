@@ -124,7 +124,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int):
 
 
 def with_table(table: ResultTable, path: Path) -> str:
-    """The text of the file, the table in it as the tests that have run make it."""
+    """Return the text of the file with the table of this test run."""
     versions = f"transformers {transformers.__version__} and torch {torch.__version__}"
     try:
         return table.put_into(path.read_text(encoding="utf-8"), table.make(OUTCOMES[table.marker], versions))
@@ -139,14 +139,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def no_network():
-    """Fails a test that asked for an address beyond this machine, even where the tested code swallowed the refusal."""
+    """Fail a test that looked up the address of another machine, even if the tested code caught the error."""
     NETWORK_ATTEMPTS.clear()
     yield
     assert not NETWORK_ATTEMPTS, f"network asked for: {NETWORK_ATTEMPTS}"
 
 
 class DeprecationRecorder(logging.Handler):
-    """Keeps what transformers logs about deprecated names: most of its deprecations are log messages, not warnings."""
+    """Record transformers' log messages about deprecated names: most of its deprecations are no warnings."""
 
     messages: list[str]
 
@@ -157,7 +157,7 @@ class DeprecationRecorder(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def no_upstream_deprecations(request: pytest.FixtureRequest):
-    """Fails a test in which we, not transformers' own tests, use a name that transformers is about to drop."""
+    """Fail a test in which this repository, not transformers' own tests, uses a deprecated name of transformers."""
     recorder = DeprecationRecorder()
     recorder.messages = []
     logger = logging.getLogger("transformers")

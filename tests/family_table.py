@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-The table of language model families in docs/language_models.md: what tests/modeling/test_families.py found, and which
-families are refused.
+The table of language model families in docs/language_models.md: the results of tests/modeling/test_families.py, and
+the refused families.
 """
 
 from llm_families import FAMILIES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, REASONS

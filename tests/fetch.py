@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Fetches what tests need into the test cache: `python tests/fetch.py`.
+Download test data into the test cache: `python tests/fetch.py`.
 
-That is transformers' own tests of the installed version, which ship in its source distribution only (10 MB), and video
-clips of HMDB51, UCF101 and Kinetics out of torchvision's sources as Debian has them (9 MB). What is there already is
-not fetched again.
+The data is transformers' own tests of the installed version, which are only in its source distribution (10 MB), and
+video clips of HMDB51, UCF101 and Kinetics from Debian's copy of torchvision's sources (9 MB). Existing files are not
+downloaded again.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-The table of hosts in docs/use_your_own_host.md: what the marked tests found, host by host.
+The table of hosts in docs/use_your_own_host.md: the results of the marked tests for each host.
 
 A test counts for one host and one column. The host is the marker's, the value of the test's parameter
 `host`, or the class attribute `host` of a unittest class: a key of `rows`, which are `tiny_hosts.HOSTS` and

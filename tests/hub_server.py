@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""A small server that speaks the Hub's endpoints over folders, and counts what is asked of it.
+"""A small server with the Hub's endpoints for local folders, which counts requests and bytes.
 
 ```python
 with HubServer() as hub:
@@ -32,7 +32,7 @@ from transformers.utils import hub as transformers_hub
 
 @dataclass
 class Repository:
-    """One repository: what the server answers with for each of its revisions."""
+    """One repository: the content of each of its revisions."""
 
     kind: str
     name: str
@@ -95,7 +95,7 @@ class HubServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def add(self, name, folder, kind="models", token=None, gated=False, revision="main"):
-        """Serves `folder` as repository `name`; called again for one name, it is the next commit of `revision`.
+        """Serve `folder` as repository `name`; another call with this name adds a commit to `revision`.
 
         Args:
             kind (`str`): `"models"` or `"datasets"`.
@@ -111,7 +111,7 @@ class HubServer:
 
     @contextlib.contextmanager
     def answering(self):
-        """A client may go on before its answer is noted; who reads the notes waits until all are there."""
+        """Mark an answer as unfinished: its client may continue before it is recorded, and readers wait for all."""
         with self._is_idle:
             self._answering += 1
         try:
@@ -151,7 +151,7 @@ class HubServer:
         return sum(r.bytes_sent for r in self.requests)
 
     def downloaded(self, name=None):
-        """Names of the files whose content was sent, in order."""
+        """Return the names of the files whose content was sent, in order."""
         out = []
         for r in self.requests:
             match = re.match(r"^/(?:datasets/)?(.+?)/resolve/[^/]+/(.+)$", r.path)
@@ -160,7 +160,7 @@ class HubServer:
         return out
 
     def env(self, cache_dir, **extra):
-        """Environment for a subprocess whose Hub is this server."""
+        """Return the environment of a subprocess whose Hub is this server."""
         changed = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(cache_dir),
@@ -176,7 +176,7 @@ class HubServer:
 
     @contextlib.contextmanager
     def active(self, cache_dir, offline=False):
-        """Points the huggingface_hub of this process at the server, with its cache in `cache_dir`."""
+        """Set this server as the Hub of huggingface_hub in this process, with its cache in `cache_dir`."""
         changed = {
             "ENDPOINT": self.url,
             "HUGGINGFACE_CO_URL_TEMPLATE": self.url + "/{repo_id}/resolve/{revision}/{filename}",
@@ -262,10 +262,10 @@ class HubHandler(BaseHTTPRequestHandler):
         return token if kind == "Bearer" else None
 
     def find(self, kind, name, revision, content):
-        """(repository, commit), or None after the refusal was sent as the Hub sends it."""
+        """Return (repository, commit); or send the Hub's refusal, and return None."""
         repository = self.server_state.repositories.get((kind, name))
         if repository is None:
-            # the Hub does not tell strangers which repositories exist
+            # the Hub does not reveal private repositories
             self.fail(404 if self.token() else 401, "RepoNotFound", "Repository not found")
             return None
         if repository.token and self.token() != repository.token:
@@ -318,7 +318,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send_json([e for e in entries if e["path"] in paths])
 
     def send_file_of(self, kind, name, revision, file_name):
-        # The other host knows no tokens: that it was asked at all is the permission.
+        # The other host checks no tokens: its URL is the permission.
         is_elsewhere = "localhost" in self.headers.get("Host", "")
         found = self.find(kind, name, revision, content=not is_elsewhere)
         if found is None:

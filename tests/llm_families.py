@@ -1,8 +1,9 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Every family that the installed transformers can build a causal language model of, at a tiny size.
+Every family of causal language models that the installed transformers can build, at a tiny size.
 
-A family that a new transformers brings is tested by itself, and fails until it is taken or stands in `REFUSED`.
+The tests include families of a new transformers version automatically, and fail until the package supports the family
+or `REFUSED` lists it.
 """
 
 import dataclasses
@@ -36,10 +37,10 @@ SIZES = {
 }
 SIZE_OF = {name: size for size, names in SIZES.items() for name in names.split()}
 
-# The lowest transformers has no defaults for the parts of a composed model.
+# The oldest supported transformers has no defaults for the parts of a composed model.
 COMPOSED = {"text_encoder": T5Config(), "audio_encoder": EncodecConfig(), "decoder": {}}
 
-# what more a family needs, where its own rules or defaults do not fit those sizes
+# additional fields of families whose own rules or defaults do not fit those sizes
 EXTRA = {
     "bailing_hybrid": {"layer_group_size": 2},
     "bamba": {"attn_layer_indices": [1, 3]},
@@ -81,7 +82,7 @@ EXTRA = {
 
 
 def small_config(model_type):
-    """The configuration of a tiny language model of the family."""
+    """Return the configuration of a tiny language model of the family."""
     return shrink(CONFIG_MAPPING[model_type], EXTRA.get(model_type, {}))
 
 
@@ -101,7 +102,7 @@ def shrink(config_class, extra):
     return config_class(**{**sizes, **inner, **extra})
 
 
-# what a refusal says -> the families it is said of
+# part of the error message -> the families refused with it
 REFUSED = {
     "is an encoder-decoder": "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen "
     "musicgen_melody mvp pegasus plbart prophetnet whisper",

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-The package's models at tiny size, one `ModelCase` each. modeling/test_model_contract.py runs on all of them, so that a
-new model needs an entry here, and tests of its own only for what it alone does.
+The package's models at tiny size, one `ModelCase` each. modeling/test_model_contract.py runs on all of them, so a
+new model needs an entry here, and separate tests only for its special behaviour.
 """
 
 from collections.abc import Callable
@@ -64,22 +64,22 @@ class ModelCase:
         config_class (`type`): the configuration's class.
         base_class (`type`): the model without a head.
         model_class (`type`): the model with its head, or `base_class`.
-        fields (`dict[str, Any]`): the configuration but for the block; without dropout, so that results repeat.
-        inputs (`Callable[[int], dict[str, Tensor]]`): inputs of so many examples.
+        fields (`dict[str, Any]`): the configuration without the block, and without dropout, so that results repeat.
+        inputs (`Callable[[int], dict[str, Tensor]]`): inputs of this many examples.
         num_tokens (`int`): tokens of an example.
         finish (`Callable[[model, Tensor], Tensor]`): the final norm and the head by hand, from the last hidden state
             to the main output.
-        refused (`list[tuple[dict, list[str]]]`): wrong inputs, and patterns that the error matches, all of them.
-        targets (`Callable[[int], dict[str, Tensor]]`, *optional*): what the loss of so many examples needs; models
-            without a loss leave it out.
+        refused (`list[tuple[dict, list[str]]]`): wrong inputs, and patterns that the error must all match.
+        targets (`Callable[[int], dict[str, Tensor]]`, *optional*): targets of this many examples for the loss;
+            not for models without a loss.
         output (`str`, *optional*, defaults to `"logits"`): the main output.
-        head (`tuple[str, ...]`, *optional*): modules beside the host and the block.
+        head (`tuple[str, ...]`, *optional*): modules besides the host and the block.
         auto_class (`type`, *optional*, defaults to `AutoModel`): the Auto class of `model_class`.
         plain_class (`type`, *optional*): transformers' own class of the same function without a block.
-        positions (`tuple[int, ...]`, *optional*): where the block can stand.
+        positions (`tuple[int, ...]`, *optional*): the possible positions of the block.
         layers (`Callable[[model, dict[str, Tensor]], list[Callable]]`, *optional*): the host's layers as functions of
-            the hidden states alone, of a model whose block can stand before some of them.
-        base_kwargs (`dict[str, Any]`, *optional*): arguments of `base_class` that leave out what no head uses.
+            only the hidden states, for a model whose block can run before some of them.
+        base_kwargs (`dict[str, Any]`, *optional*): arguments of `base_class` that omit modules that no head uses.
         processor (`Callable[[], Any]`, *optional*): builds the processor.
         sample (`Callable[[], Any]`, *optional*): one example for the processor.
         pipeline (`str`, *optional*): transformers' pipeline that takes the sample.
@@ -106,7 +106,7 @@ class ModelCase:
     pipeline: str | None = None
 
     def build(self, llm_block: LLMBlockConfig | None, model_class: type | None = None, **fields: Any) -> Model:
-        """The same weights at every call; the host's are random, of its norms too."""
+        """Build a model with the same weights at every call; the host's are random, its norms' too."""
         config = self.config_class(**{**self.fields, "llm_block": llm_block, **fields})
         torch.manual_seed(2)
         model = (model_class or self.model_class)(config)
@@ -130,7 +130,7 @@ class ModelCase:
 def cases(
     are_meant: Callable[[ModelCase], Any] = lambda case: True, **marks: pytest.MarkDecorator
 ) -> pytest.MarkDecorator:
-    """Runs a test on all cases or on those that are meant; `marks` are of single cases, by their names."""
+    """Run a test on all cases or on those selected; `marks` are for single cases, by their names."""
     chosen = [pytest.param(c, id=name, marks=marks.get(name, ())) for name, c in CASES.items() if are_meant(c)]
     return pytest.mark.parametrize("case", chosen)
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Hand-written float64 references of the LLM block: no transformers code, every norm and softmax in float64.
 
-Weights come as plain dictionaries under the LLM's own names: the state dictionaries of the layers fit as they are.
+Weights are plain dictionaries with the LLM's own names, such as the state dictionaries of the layers.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
 
 
 def rotary_tables(tokens, head_dim, theta):
-    """cos and sin of positions 0, 1, 2, …; formed in float32, as every LLaMA implementation does."""
+    """cos and sin of positions 0, 1, 2, …; computed in float32, as in every LLaMA implementation."""
     inverse = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim))
     angles = torch.arange(tokens).float()[:, None] * inverse[None, :]
     angles = torch.cat((angles, angles), -1)

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Tables in the documentation of what marked tests found: one row for each host or family, one column for each kind of
-test. See host_table.py and family_table.py.
+Tables of the results of marked tests in the documentation: one row for each host or family, one column for each kind
+of test. See host_table.py and family_table.py.
 
 `pytest --host-table=FILE` writes the table between its lines `begin` and `end` in FILE. Skipped tests do not count.
 """
@@ -14,10 +14,10 @@ from typing import Any
 class ResultTable:
     """
     Args:
-        name (`str`): what a row stands for, `"host"` or `"family"`: the tests' parameter that names it.
+        name (`str`): the subject of a row, `"host"` or `"family"`: the tests' parameter that names it.
         columns (`list[str]`): the kinds of tests.
         rows (`dict[str, str]`): from the values of that parameter to the rows' titles.
-        after (`str`): what stands below the table.
+        after (`str`): the text below the table.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ResultTable:
         self, column: str, row: str | None, params: dict[str, Any], test_class: type | None
     ) -> tuple[str, str]:
         """
-        `(row, column)` that a marked test counts for.
+        Return the `(row, column)` of a marked test.
 
         Raises:
             `ValueError`: for a column or a row that the table lacks.
@@ -57,7 +57,7 @@ class ResultTable:
         """
         Args:
             outcomes (`dict[Any, tuple[str, str, bool]]`): by the test, its row, its column and whether it passed.
-            versions (`str`): what it ran with.
+            versions (`str`): the versions of the libraries.
         """
         lines = [f"| {self.name} | {' | '.join(self.columns)} |", f"|---|{'---|' * len(self.columns)}"]
         for row, title in self.rows.items():
@@ -73,7 +73,7 @@ class ResultTable:
 
     def put_into(self, text: str, table: str) -> str:
         """
-        Replaces what stands between the lines `begin` and `end`.
+        Replace the text between the lines `begin` and `end`.
 
         Raises:
             `ValueError`: for a text without the two lines.

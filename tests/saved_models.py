@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""A tiny ViT with a block, for tests of what its saved folders hold."""
+"""A tiny ViT with a block, for tests of the content of its saved folders."""
 
 import json
 

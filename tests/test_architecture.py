@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The arrows of the house: who may import whom, and that tasks are named in one place."""
+"""The direction of imports, and the single place that names tasks."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ from hf_frozen_llm.tasks import TASKS
 
 
 PACKAGE = REPO / "hf_frozen_llm"
-# A module imports its own floor and those below it.
+# A module may import its own layer and those below it.
 FLOORS = [
     {"modeling", "version"},
     {"__init__", "auto"},
@@ -36,7 +36,7 @@ def parts_of(path: Path) -> list[str]:
 
 
 def imports_of(path: Path):
-    """The modules of this package that a file imports, without the package's name, as lists of their parts."""
+    """Return the modules of this package that a file imports, without the package's name, as lists of name parts."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             package = list(path.relative_to(PACKAGE).parent.parts)
@@ -55,7 +55,7 @@ def imports_of(path: Path):
                     yield node.lineno, alias.name.split(".")[1:]
 
 
-# The package itself exports the commands, which it imports when they are asked for: see test_import_is_light.
+# The package itself exports the commands, and imports them on first use: see test_import_is_light.
 @pytest.mark.parametrize(
     "path", [f for f in FILES if f != PACKAGE / "__init__.py"], ids=lambda path: str(path.relative_to(PACKAGE))
 )
@@ -74,7 +74,7 @@ def test_no_arrow_runs_back(path):
 
 
 def strings_of(path: Path):
-    """The strings of a file that are no docstrings."""
+    """Return the strings of a file except docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {
         id(node.body[0].value)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The command line as a process: help, exit codes, and errors of one line."""
+"""The command line as a process: help, exit codes, and one-line errors."""
 
 import subprocess
 import sys
@@ -82,7 +82,7 @@ def test_exit_code_of_a_failed_run(call, tmp_path):
 
 
 def test_broken_data_is_one_line_from_workers_too(tmp_path):
-    """A process that loads data hands on its whole traceback as the message."""
+    """The message of a data loading process is its whole traceback."""
     data, llm = write_image_folder(tmp_path / "data"), write_llama(tmp_path / "llm")
     broken = tmp_path / "data" / "train" / CLASSES[0] / "0.png"
     broken.write_bytes(b"text")

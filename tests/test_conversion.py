@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of the released code through the converter, number by number against what that code computed."""
+"""Conversion of released checkpoints: the outputs must equal those of the released code."""
 
 import json
 
@@ -25,7 +25,7 @@ every_task = pytest.mark.parametrize("task", list(FILES))
 
 @pytest.fixture
 def released(tmp_path):
-    """`released(task)`: (the `.pth` file, what the tensors do not show, its input, all that is known of it)."""
+    """`released(task)`: (the `.pth` file, the fields that the tensors do not show, its input, the whole fixture)."""
 
     def make(task, wrap=lambda state: {"model": state}):
         with safe_open(shared_dir() / "fixtures" / FILES[task], "pt") as f:
@@ -138,7 +138,7 @@ def test_checkpoint_without_an_llm_layer(released):
 
 
 def test_pretrained_point_bert(released):
-    """Its classifier is new, and what only the pre-training needs is left out and named."""
+    """The classifier is new; tensors that only the pre-training needs are left out and listed."""
     path, given, inputs, _ = released("point-cloud-classification")
     state = torch.load(path)["model"]
     state = {f"module.transformer_q.{n}": t for n, t in state.items() if not n.startswith(("llama", "cls_head"))}
@@ -200,7 +200,7 @@ def test_bad_checkpoints_are_refused(released, tmp_path):
         convert(path, patch_size=16)
     with pytest.raises(ValueError, match=r"llama\.norm\.weight is not 1"):
         convert({**state, "llama.norm.weight": 2 * state["llama.norm.weight"]})
-    with pytest.raises(ValueError, match="of none of the released models"):
+    with pytest.raises(ValueError, match="belongs to no released model"):
         convert({"weight": torch.zeros(2)})
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         convert(tmp_path / "nowhere.pth")

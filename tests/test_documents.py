@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Runs README.md and docs/ as they are written: commands (at tiny size), Python in order, errors; checks tables."""
+"""Run README.md and docs/ as written: commands (at tiny size), Python in order, errors; check the tables."""
 
 import contextlib
 import dataclasses
@@ -57,17 +57,17 @@ TINY_OF_TASK = {
 @dataclasses.dataclass
 class Page:
     """
-    A page that is run as a reader would run it.
+    A page that the test runs as a reader would.
 
     Args:
         path (`str`): in the repository.
-        prepare (`Callable[[HubServer, Path], None]`): puts what the page names into the current folder and on the Hub;
-            the second argument is a folder for its own use.
-        tiny (`list[str]`): makes a run of an image recipe tiny.
+        prepare (`Callable[[HubServer, Path], None]`): puts the files that the page names into the current folder and
+            on the Hub; the second argument is a temporary folder.
+        tiny (`list[str]`): flags that make a run of an image recipe tiny.
         check (`Callable[[str, list[list[str]], list[tuple[dict, str]]], None]`): gets the text, the commands, and
             after each block of Python a copy of its variables and what it printed.
         always (`list[str]`, *optional*): arguments of every run.
-        names (`dict[str, Any]`, *optional*): what the errors shown use and the page's Python does not import.
+        names (`dict[str, Any]`, *optional*): names in the shown errors that the page's Python does not import.
     """
 
     path: str
@@ -116,7 +116,7 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
 
 
 def check_errors(session: str, namespace: dict[str, Any]) -> None:
-    """Runs the lines of a `pycon` block, each of which must end in the error shown below it."""
+    """Run the lines of a `pycon` block; each must raise the error shown below it."""
     cases = re.findall(r"^>>> (.*)\n(\w+): (.*)$", session, re.MULTILINE)
     assert len(cases) == session.count(">>>") > 0
     for code, error_type, message in cases:
@@ -278,7 +278,7 @@ def prepare_videos_and_points(hub: HubServer, folder: Path) -> None:
         state = {name.removeprefix("state_dict."): file.get_tensor(name) for name in names}
     state = {f"module.transformer_q.{n}": t for n, t in state.items() if not n.startswith("cls_head")}
     torch.save({"base_model": state}, "Point-BERT.pth")
-    # The page calls its clip so; any video will do.
+    # The name of the page's clip; any video works.
     clip = folder / "clips"
     moving_pictures.make_videos(clip, write_parquet(folder / "images", image="img"), {"train": 2, "test": 2})
     shutil.copy(next(clip.glob("*/*/*.mp4")), "clip.mp4")
@@ -304,7 +304,7 @@ VIDEOS_AND_POINTS = Page(
 def test_the_tables_of_keys_are_right():
     fields = {f.name: f for task in TASKS.values() for f in dataclasses.fields(task.arguments)}
     text = VIDEOS_AND_POINTS.text
-    tables = [part.partition("\n\n")[0] for part in text.split("| key | default | what it does |\n")[1:]]
+    tables = [part.partition("\n\n")[0] for part in text.split("| key | default | description |\n")[1:]]
     rows = [row for table in tables for row in re.findall(r"^\| (`.+?`) \| (.+?) \|", table, re.MULTILINE)]
     assert len(tables) == 2 and len(rows) == 14
     for names, default in rows:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""FLOPs of every model type, counted with a sum of the outputs as the loss, against counts with the models' losses."""
+"""FLOPs of every model type, with a sum of the outputs as the loss, equal those with the models' losses."""
 
 import pytest
 import torch

@@ -82,7 +82,7 @@ def run_pytest(folder, *arguments):
 
 
 def test_table_of_a_run(tmp_path):
-    """In two processes; a test counts by its parameter, its mark or its class."""
+    """The table from two processes; a test names its row by its parameter, its mark or its class."""
     (tmp_path / "page.md").write_text(PAGE)
     (tmp_path / "test_tiny.py").write_text(TESTS)
     done = run_pytest(tmp_path, "-n", "2")

@@ -9,7 +9,7 @@ from hf_frozen_llm.tasks.video_classification.data import read_frames
 
 
 def shape_of(frame, background):
-    """Centre (x, y), area and second moments of what is not background."""
+    """Return centre (x, y), area and second moments of the foreground."""
     y, x = np.nonzero(np.abs(np.asarray(frame).astype(int) - background).sum(-1) > 60)
     return x.mean(), y.mean(), len(x), np.polyfit(x, y, 1)[0]
 
@@ -17,7 +17,7 @@ def shape_of(frame, background):
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_motions_are_what_they_are_called(motion):
     bar = np.zeros((32, 32, 4), np.uint8)
-    bar[14:18] = (255, 255, 255, 255)  # a bar that lies
+    bar[14:18] = (255, 255, 255, 255)  # a horizontal bar
     for seed in range(4):
         frames = make_frames(Image.fromarray(bar), motion, np.random.default_rng(seed))
         assert len(frames) == FRAMES and frames[0].size == (SIDE, SIDE)

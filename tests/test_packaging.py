@@ -18,7 +18,7 @@ import hf_frozen_llm
 MODELING_MAY_IMPORT = {"torch", "transformers", "safetensors", "huggingface_hub", "numpy"}
 MODELING_FILES = sorted((REPO / "modeling").glob("*.py"))
 
-# Run in a fresh interpreter: what `import hf_frozen_llm` adds to the imports every user of transformers has.
+# Run in a fresh interpreter: the imports that `import hf_frozen_llm` adds to those of transformers.
 IMPORT_PROBE = """
 import logging, sys
 import torch
@@ -57,7 +57,7 @@ def test_commands_are_exported():
 
 
 def guarded_by_is_gguf_available(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
-    """Whether `node` lies in a function or branch whose source asks `is_gguf_available()`."""
+    """Return whether `node` is in a function or branch whose source calls `is_gguf_available()`."""
     while node in parents:
         node = parents[node]
         if isinstance(node, ast.If | ast.FunctionDef) and any(
@@ -97,7 +97,7 @@ def test_modeling_travels(path: Path):
 
 @pytest.mark.parametrize("path", MODELING_FILES, ids=lambda path: path.name)
 def test_modeling_registers_nothing(path: Path):
-    """A `register` in a file that travels would let the next repository load without `trust_remote_code`."""
+    """A `register` in a file on the Hub would let the next repository load without `trust_remote_code`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             assert node.func.attr not in {"register", "register_for_auto_class"}, f"{path.name}:{node.lineno}"
@@ -117,7 +117,7 @@ def declared_packages() -> tuple[set[str], set[str]]:
 
 @pytest.mark.parametrize("folder", ["hf_frozen_llm", "modeling", "recipes"])
 def test_imports_are_declared(folder):
-    """Imports at the top of a module are of required packages; those in functions and branches may be of extras."""
+    """Modules import only required packages at the top; functions and branches may import extras."""
     required, optional = declared_packages()
     distributions = importlib.metadata.packages_distributions()
     for path in sorted((REPO / folder).rglob("*.py")):

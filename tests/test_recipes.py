@@ -61,7 +61,7 @@ def test_there_are_recipes():
 
 
 def write_data(folder, values):
-    """Data in the form that the recipe names, with its splits and columns."""
+    """Write data in the recipe's format, with its splits and columns."""
     splits = {values["train_split"]: 24, values["eval_split"]: 12}
     if values["task"] == "image-classification":
         return write_parquet(folder, splits, image=values["image_column"], label=values["label_column"])

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Tasks that are no classification, added from outside: all commands, on one and two processes."""
+"""Two tasks other than classification, added from outside: all commands, on one and two processes."""
 
 import json
 import os
@@ -62,7 +62,7 @@ STEADY["point_sets"] = [*STEADY["retrieval"], "--random_mirror", "false"]
 
 @pytest.fixture(autouse=True, scope="module")
 def toy_tasks():
-    """The package knows the toys while these tests run."""
+    """Register the toy tasks while these tests run."""
     for module, _ in TOYS.values():
         module.add()
     yield
@@ -99,7 +99,7 @@ def finished(toy, recipe, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Of other Python processes: they import the toys when they start to run the package."""
+    """The environment of other Python processes, which import the toy tasks when they start the package."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
@@ -178,7 +178,7 @@ def test_resuming_another_run_is_refused(recipe, finished, toy, tmp_path):
 
 
 def test_two_processes(recipes, environment, tmp_path):
-    """Equal numbers, even where the second process has no batch at all."""
+    """The metrics are equal, even if the second process has no batch."""
     processes = ["--ddp_backend", "gloo", "--per_device_train_batch_size", "4"]
     few = ["--accelerator_config", "{even_batches: false}", "--max_eval_samples", "3"]
     commands, expected = [], {}
@@ -206,7 +206,7 @@ def test_two_processes(recipes, environment, tmp_path):
 
 
 def test_gradients_accumulate_without_labels(recipe, toy, tmp_path):
-    """A step is that of the whole batch, however it is cut."""
+    """A step is that of the whole batch, however it is split."""
     whole = run(recipe, tmp_path / "whole", *STEADY[toy])
     parts = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4"]
     cut = run(recipe, tmp_path / "cut", *STEADY[toy], *parts)
@@ -293,7 +293,7 @@ def test_lora(recipe, tmp_path):
 
 
 def test_ablation(recipe, toy, environment, tmp_path, monkeypatch, capsys):
-    """Table and figure are of the task's metric; of one run in a process of its own, and those that have finished."""
+    """Table and figure show the task's metric, for one run in a separate process and for finished runs."""
     metric = main_metric_of(recipe)
     (tmp_path / "variants.yaml").write_text("MLP: {llm_block.kind: mlp}\nplain host: {llm_block: null}\n")
     options = ["--variants", str(tmp_path / "variants.yaml"), "--output_dir", str(tmp_path / "out")]

@@ -48,9 +48,9 @@ class Host:
     Args:
         model_type (`str`): of its configuration.
         fields (`dict[str, Any]`): its configuration's sizes.
-        pooling (`str`): what transformers' own classifier of it reads.
-        checkpoint_type (`str`, *optional*): model type of the published checkpoints, if these hold more (CLIP).
-        num_tokens (`int`): how many tokens it ends with.
+        pooling (`str`): the pooling of transformers' own classifier.
+        checkpoint_type (`str`, *optional*): model type of the published checkpoints, if these contain more (CLIP).
+        num_tokens (`int`): number of its last tokens.
         own_classifier (`str`): of transformers: the "same" function as ours, "another" one, or "none".
     """
 
@@ -65,7 +65,7 @@ class Host:
         return AutoConfig.for_model(self.model_type, **{**self.fields, "num_labels": 3, **fields})
 
     def checkpoint_config(self, **fields):
-        """Of the published checkpoint: the host's own, or that of a model of images and text around it."""
+        """Return the published checkpoint's configuration: the host's, or that of an image-text model."""
         if self.checkpoint_type is None:
             return self.config(**fields)
         text = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
@@ -78,12 +78,12 @@ class Host:
         )
 
     def base_model(self, **fields) -> PreTrainedModel:
-        """The plain host as AutoModel builds it."""
+        """Build the plain host by AutoModel."""
         torch.manual_seed(1)
         return randomize(AutoModel.from_config(self.config(**fields)), seed=1).eval()
 
     def published(self, with_head: bool = True, **fields) -> PreTrainedModel:
-        """What is published of it: with transformers' own classifier, or the base model."""
+        """Build the published model: with transformers' own classifier, or the base model."""
         config = self.checkpoint_config(**fields)
         torch.manual_seed(1)
         if not with_head:
@@ -124,7 +124,7 @@ HOSTS = {
 
 
 def vision_model(name, llm_block, model_class=VisionWithLLMBlockForImageClassification, **kwargs):
-    """A model of the generic class on a host of the tests, the same at every call."""
+    """Build a model of the generic class on a host of the tests, the same at every call."""
     host = HOSTS[name]
     config = VisionWithLLMBlockConfig(
         vision_config=host.config(), llm_block=llm_block, **{"pooling": host.pooling, "num_labels": 3, **kwargs}
@@ -137,7 +137,7 @@ def vision_model(name, llm_block, model_class=VisionWithLLMBlockForImageClassifi
 
 
 def plain_host(model):
-    """transformers' own model with the weights of our model's host."""
+    """Return transformers' own model with the weights of our model's host."""
     plain = AutoModel.from_config(copy.deepcopy(model.config.vision_config), **model._host.kwargs)
     plain.load_state_dict(model.host.state_dict())
     return plain.eval()

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Tiny LLMs of many families with random weights, norms and biases too, and ways to write one as a checkpoint."""
+"""Tiny LLMs of many families with random weights, norms and biases too, and functions that save them."""
 
 import json
 import re
@@ -185,7 +185,7 @@ MIXTURES = {
     "gpt_oss",
     "llama4_text",
 }
-# the whole model adds something of its own around the layer (alibi, chunks) or stays causal whatever it is asked
+# the whole model adds something of its own around the layer (alibi, chunks) or is always causal
 NO_ORACLE = {
     "gpt_neo",
     "gptj",
@@ -284,7 +284,7 @@ NOT_DECODERS = {
     "clip": ("clip", {}),
     "whisper": ("whisper", {**ENCODER_DECODER, "pad_token_id": 0}),
 }
-# families that need more than the generic call gives: run right, or refused by name
+# families that need more arguments than the generic call gives: they run correctly, or are refused by name
 MAY_BE_REFUSED = {
     "xglm": (
         "xglm",
@@ -318,7 +318,7 @@ MAY_BE_REFUSED = {
 
 
 def tiny_config(family, **overrides):
-    """The config of one case of the tables above (`family` is the case's name)."""
+    """Return the config of one case of the tables above (`family` is the case's name)."""
     for table in (FAMILIES, NO_SELF_ATTENTION, NOT_DECODERS, MAY_BE_REFUSED):
         if family in table:
             model_type, keys = table[family][:2]
@@ -328,7 +328,7 @@ def tiny_config(family, **overrides):
 
 
 def randomize(model, seed=0, std=0.15):
-    """Adds noise to every parameter and persistent buffer, so that no norm is neutral and no bias is zero."""
+    """Add noise to every parameter and persistent buffer, so that no norm is neutral and no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         state = model.state_dict(keep_vars=True)
@@ -340,14 +340,14 @@ def randomize(model, seed=0, std=0.15):
 
 
 def tiny_llm(config, seed=0, dtype=torch.float32, **kwargs):
-    """The whole causal LM of `config` with random weights."""
+    """Build the whole causal LM of `config` with random weights."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **kwargs)
     return randomize(model, seed).to(dtype).eval()
 
 
 def decoder_stack(model):
-    """The decoder's `ModuleList` of layers, and its dotted path in `model`."""
+    """Return the decoder's `ModuleList` of layers, and its dotted path in `model`."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     # beside a tower of the same depth the language model's is named as such
@@ -356,7 +356,7 @@ def decoder_stack(model):
 
 
 def final_norm(model):
-    """The LLM's own final norm: the norm that stands after the layer stack."""
+    """Return the LLM's own final norm, the norm after the layer stack."""
     _, path = decoder_stack(model)
     parent = model.get_submodule(path.rpartition(".")[0])
     names = [n for n, _ in parent.named_children()]
@@ -365,7 +365,7 @@ def final_norm(model):
 
 
 def write_llm(model, folder, layout="single", shard_size=20_000):
-    """Writes `model` as a checkpoint folder.
+    """Write `model` as a checkpoint folder.
 
     Args:
         layout (`str`): `"single"` and `"sharded"` safetensors as transformers' save_pretrained writes them, `"bin"`
@@ -397,7 +397,7 @@ def write_llm(model, folder, layout="single", shard_size=20_000):
 
 
 def write_tensors(config, tensors, folder):
-    """Writes `tensors` under the names they are given as a single-file safetensors checkpoint of `config`."""
+    """Write `tensors` under their given names as a single-file safetensors checkpoint of `config`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
@@ -430,7 +430,7 @@ GGUF_NAMES = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qw
 
 def write_gguf(model, path, quantization="F32", layers=None):
     """
-    Writes a model as llama.cpp's converter does.
+    Write a model like llama.cpp's converter.
 
     Args:
         quantization (`str`): of the matrices, a name of `gguf.GGMLQuantizationType`.
@@ -481,7 +481,7 @@ def write_gguf(model, path, quantization="F32", layers=None):
 
 def gguf_tensors(model, layers=None):
     """
-    The model's tensors under llama.cpp's names and as it stores them: LLaMA's q and k permuted, the gate and up
+    Return the model's tensors with llama.cpp's names and in its format: LLaMA's q and k permuted, the gate and up
     projections of experts apart, one added to Gemma's and Nemotron's norms.
     """
     import gguf

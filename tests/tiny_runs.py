@@ -83,12 +83,12 @@ TINY_POINT_BERT = [
 
 
 def class_fields(label2id: dict[str, int]) -> dict:
-    """The fields of a configuration that name its classes."""
+    """Return the fields of a configuration that name its classes."""
     return {"label2id": label2id, "id2label": {index: name for name, index in label2id.items()}}
 
 
 def make_images(count: int, seed: int = 0) -> tuple[list[Image.Image], list[int]]:
-    """Noise, brighter from class to class."""
+    """Return noise images, brighter from class to class."""
     rng = np.random.default_rng(seed)
     labels = [index % len(CLASSES) for index in range(count)]
     pixels = [rng.integers(0, 100, (20, 24, 3)) + 25 * label for label in labels]
@@ -122,7 +122,7 @@ def write_llama(folder: Path) -> str:
 
 
 def make_frames(count: int, seed: int = 0, size: tuple[int, int] = (40, 24)) -> list[Image.Image]:
-    """Noise; the red of frame `n` is about `n`."""
+    """Return noise frames; the red of frame `n` is about `n`."""
     rng = np.random.default_rng(seed)
     frames = []
     for number in range(count):
@@ -133,7 +133,7 @@ def make_frames(count: int, seed: int = 0, size: tuple[int, int] = (40, 24)) -> 
 
 
 def write_video(path: Path, frames: list[Image.Image], **options) -> Path:
-    """Without losses, so that a frame tells its number."""
+    """Write a lossless video, so that a frame shows its number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", **options) as container:
         stream = container.add_stream("ffv1", rate=12)
@@ -155,7 +155,7 @@ def write_video_folder(folder: Path, sizes: dict[str, int] | None = None) -> str
 
 
 def write_something_something(folder: Path, sizes: dict[str, int]) -> str:
-    """Annotations and videos as Something-Something V2 has them; `sizes` by the path of the annotations."""
+    """Write annotations and videos in Something-Something V2's format; `sizes` by the path of the annotations."""
     names = [f"Moving {name} [something]" for name in CLASSES]
     for split, count in sizes.items():
         rows = []
@@ -173,7 +173,7 @@ def write_something_something(folder: Path, sizes: dict[str, int]) -> str:
 
 
 def make_clouds(count: int, num_points: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ellipsoids, longer from class to class."""
+    """Return ellipsoids, longer from class to class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % len(CLASSES)
     clouds = rng.normal(size=(count, num_points, 3))
@@ -190,7 +190,7 @@ def write_npz(path: Path, sizes: dict[str, int], **changes) -> str:
 
 
 def write_h5(folder: Path, sizes: dict[str, int], names: bool = True) -> str:
-    """As ModelNet40's and ScanObjectNN's: the files `sizes` names."""
+    """Write the files of `sizes` in the format of ModelNet40 and ScanObjectNN."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate(sizes.items()):
         clouds, labels = make_clouds(count, seed=seed)
@@ -202,7 +202,7 @@ def write_h5(folder: Path, sizes: dict[str, int], names: bool = True) -> str:
 
 
 def write_modelnet40(folder: Path, sizes: dict[str, int]) -> str:
-    """As `modelnet40_normal_resampled`: a text file of each cloud, with normals; `sizes` by the list's name."""
+    """Write `modelnet40_normal_resampled`: a text file per point cloud, with normals; `sizes` by the list's name."""
     for seed, (split, count) in enumerate(sizes.items()):
         names = []
         for number, (cloud, label) in enumerate(zip(*make_clouds(count, seed=seed))):

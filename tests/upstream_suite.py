@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-transformers' own testers, out of the source distribution that `python tests/fetch.py` has put into the test cache, and
-what our suites of them share.
+transformers' own testers, from the source distribution that `python tests/fetch.py` downloads into the test cache, and
+the code that our suites share.
 
-Their modules import parts of transformers' repository that are not distributed; empty stand-ins take their place.
+The testers import modules of transformers' repository that are not distributed; empty modules replace them.
 `skipped` of each suite names the tests that do not run, and why; upstream/conftest.py fails a test that is skipped
 without being named there, or named there without being skipped.
 """
@@ -30,7 +30,7 @@ from hf_frozen_llm import LLMBlockConfig
 
 PACKAGE = "transformers_tests"
 
-# What every configuration accepts, with values other than the defaults. (Only `ConfigTester` reads it.)
+# Fields that every configuration accepts, with values other than the defaults. (Only `ConfigTester` reads it.)
 CONFIG_COMMON_KWARGS = {
     "return_dict": False,
     "output_hidden_states": True,
@@ -86,7 +86,7 @@ modeling_auto.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES["videomae_with_llm_bl
     "VideoMAEWithLLMBlockForVideoClassification"
 )
 modeling_auto.MODEL_MAPPING_NAMES["point_bert_with_llm_block"] = "PointBertWithLLMBlockModel"
-# No mapping is of clouds; its labels are those of an image classifier.
+# There is no mapping of point clouds; the labels are those of an image classifier.
 modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["point_bert_with_llm_block"] = (
     "PointBertWithLLMBlockForPointCloudClassification"
 )
@@ -209,7 +209,7 @@ class UpstreamSuite(ModelTesterMixin):
         self.config_tester.run_common_tests()
 
     def test_model_weights_reload_no_missing_tied_weights(self):
-        """Upstream empties a saved file, so the folder must not say that it holds the LLM layer."""
+        """Upstream empties a saved file, so the folder's configuration must not promise the LLM layer."""
         self.model_tester.save_weights = False
         super().test_model_weights_reload_no_missing_tied_weights()
 
@@ -221,7 +221,7 @@ class UpstreamSuite(ModelTesterMixin):
 
 class ImageModelSuite(UpstreamSuite):
     def test_model_get_set_embeddings(self):
-        """A vision model embeds by a module of its own, not by `nn.Embedding`."""
+        """A vision model has its own embedding module, not `nn.Embedding`."""
         for model_class in self.all_model_classes:
             model = model_class(self.model_tester.get_config())
             embeddings = nn.Identity()
@@ -231,7 +231,7 @@ class ImageModelSuite(UpstreamSuite):
             assert model.get_output_embeddings() is None
 
     def test_save_load_keys_to_ignore_on_save(self):
-        """The ignored keys are what Trainer's checkpoints leave out; its resume needs the others by module names."""
+        """The ignored keys are those that Trainer's checkpoints omit; resuming needs the others by module names."""
         for model_class in self.all_model_classes:
             model = model_class(self.model_tester.get_config())
             with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +244,7 @@ class ImageModelSuite(UpstreamSuite):
 
 
 class ModelCaseTester:
-    """What transformers' tests ask for: sizes, a configuration and inputs; of a case whose host has one layer."""
+    """Sizes, a configuration and inputs for transformers' tests, of a case whose host has one layer."""
 
     def __init__(self, parent: "ModelCaseSuite"):
         self.parent = parent

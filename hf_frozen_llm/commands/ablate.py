@@ -33,7 +33,7 @@ def ablate(
     dry_run: bool = False,
 ) -> bool:
     """
-    Train every variant with every seed, each run in a process of its own, and report the results.
+    Train every variant with every seed, each run in a separate process, and report the results.
 
     A finished run is not repeated, and an interrupted one resumes from its last checkpoint: the same command completes
     an earlier one.
@@ -44,8 +44,8 @@ def ablate(
         over (`Sequence[str]`, *optional*):
             `field=a,b,c`: one variant for each value; of several fields, for each combination.
         variants (`str` or `Path`, *optional*):
-            A YAML file that maps names to the fields they override, for variants that differ in several; or the name
-            of one of this package's.
+            A YAML file that maps names to the fields they override, for variants that differ in several fields; or
+            the name of a file of this package.
         seeds (`int`, *optional*, defaults to 1):
             Seeds 0, 1, … of each variant.
         output_dir (`str` or `Path`, *optional*, defaults to `"runs/ablation"`):
@@ -132,13 +132,13 @@ def file_name(variant: str) -> str:
 
 
 def check(command: list[str], folder: Path) -> Metric:
-    """Refuse what the recipe cannot have, and a folder of another command; return what the runs are compared by."""
+    """Refuse invalid settings, and a folder of another command; return the metric that compares the runs."""
     settings = resolve(read_recipe(command[1], command[2:]))
     if settings.data_args.eval_split is None:
         raise ValueError(f"{command[1]} has no eval_split to compare variants on.")
     file = folder / "command.json"
     if file.is_file() and (earlier := json.loads(file.read_text(encoding="utf-8"))["command"]) != command:
-        raise ValueError(f"{folder} is of another command, {' '.join(earlier)}. Choose another output_dir.")
+        raise ValueError(f"{folder} holds runs of another command, {' '.join(earlier)}. Choose another output_dir.")
     return settings.task.main_metric
 
 

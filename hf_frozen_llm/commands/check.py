@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm check`: look for all that can go wrong in a run, before it starts."""
+"""`hf-frozen-llm check`: find the problems of a run before it starts."""
 
 import shutil
 import tempfile
@@ -46,9 +46,9 @@ def check(
     output_file: str | Path | None = None,
 ) -> Report:
     """
-    Look for all that can go wrong in a run: recipe, disk, model, data, augmentation, two steps of optimisation, a
-    batch of evaluation. What is found is printed; errors and warnings come at the end. Nothing of a later run is
-    touched, and nothing is written but a PNG file of augmented examples.
+    Find the problems of a run: recipe, disk, model, data, augmentation, two steps of optimisation, a batch of
+    evaluation. Print the findings, then all errors and warnings. The only file written is a PNG file of augmented
+    examples; files of a later run are not touched.
 
     Args:
         recipe_path (`str` or `Path`):
@@ -98,19 +98,19 @@ def check(
 @dataclass
 class Plan:
     """
-    What the steps of a check hand on to each other; `None` where one found an error.
+    The shared state of a check's steps; `None` where a step found an error.
 
     Args:
         settings ([`Settings`]): the recipe.
-        report ([`Report`]): what was found.
+        report ([`Report`]): the findings so far.
         check_rows (`int`): rows of each split that are read.
         args (`TrainingArguments`, *optional*): the arguments of the run.
         model (`PreTrainedModelWithLLMBlock`, *optional*): the model, on the meta device.
-        task ([`Task`], *optional*): the task, made for the host: the LLM makes no difference to data.
+        task ([`Task`], *optional*): the task, made for the host: the LLM does not affect the data.
         train ([`Split`], *optional*): the split to train on.
         evaluation ([`Split`], *optional*): the split to evaluate on.
-        config_fields (`dict[str, Any]`): what the task read out of the data.
-        checkpoint (`Path`, *optional*): the checkpoint to go on from.
+        config_fields (`dict[str, Any]`): the fields that the task read from the data.
+        checkpoint (`Path`, *optional*): the checkpoint to resume from.
         checkpoint_bytes (`int`): size of a checkpoint.
         free_bytes (`int`, *optional*): free bytes on the disk of `output_dir`.
         num_steps (`int`): steps of the run.
@@ -132,7 +132,7 @@ class Plan:
 
 
 def build_meta_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrainedModelWithLLMBlock:
-    """Return the model without weights: of LLM and host, the configurations alone are read."""
+    """Return the model without weights: read only the configurations of LLM and host."""
     settings = replace(settings, llm_block=deepcopy(settings.llm_block))
     config = build_config(settings, config_fields)
     with torch.device("meta"):
@@ -162,7 +162,7 @@ def read_splits(plan: Plan) -> None:
 
 
 def check_model(plan: Plan) -> None:
-    """Count parameters, with the classes that the data has, and the bytes of what is saved."""
+    """Count parameters, with the classes of the data, and the bytes of the saved files."""
     if plan.model is None:
         return
     with plan.report.step("model"):
@@ -178,7 +178,7 @@ def check_model(plan: Plan) -> None:
 
 
 def check_output_dir(plan: Plan) -> None:
-    """Write into `output_dir`, or the folder above it that is there; compare what is free with what is needed."""
+    """Write into `output_dir`, or its nearest existing parent; compare the free bytes with those needed."""
     args: Any = plan.args
     folder = Path(args.output_dir)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -266,7 +266,7 @@ def run_steps(plan: Plan, output_file: str | Path | None) -> None:
     eval_rows = None if plan.evaluation is None else plan.evaluation.readable
     run = assemble_run(settings, args, build_model(settings, plan.config_fields), plan.train.readable, eval_rows)
     if plan.checkpoint is not None:
-        report.say("resume", f"goes on from {plan.checkpoint}")
+        report.say("resume", f"resumes from {plan.checkpoint}")
         with report.step("resume"):
             check_same_run(plan.checkpoint, run.flat_settings(), run.settings.run_args.resume_changes)
     with tempfile.TemporaryDirectory() as output_dir:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What `check` does with the splits: labels, rows that cannot be read, rows that two splits share, steps."""
+"""The checks of the splits: labels, unreadable rows, rows that two splits share, steps."""
 
 import hashlib
 import itertools
@@ -20,7 +20,7 @@ from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.training.run import Settings
 
 
-# Rows of a split are compared until so many bytes of it have been read, unless all rows are asked for.
+# Compare rows of a split until this many bytes of it have been read, unless all rows are requested.
 COMPARED_BYTES = 256_000_000
 # A row costs time even if it is small.
 ROW_BYTES = 4_000
@@ -35,10 +35,10 @@ class Split:
 
     Args:
         name (`str`): its name.
-        rows (`datasets.Dataset` or `datasets.IterableDataset`): the rows that the run takes of it.
-        max_samples (`int`, *optional*): how many it takes at most.
-        readable (`datasets.Dataset` or `datasets.IterableDataset`, *optional*): those that were read, for the steps;
-            all of a stream, `None` if none could be read.
+        rows (`datasets.Dataset` or `datasets.IterableDataset`): the rows that the run uses.
+        max_samples (`int`, *optional*): the largest number of rows that the run uses.
+        readable (`datasets.Dataset` or `datasets.IterableDataset`, *optional*): the rows that could be read, for the
+            steps; all rows of a stream, `None` if no row could be read.
     """
 
     name: str
@@ -128,7 +128,7 @@ def check_shared_rows(settings: Settings, train: Split, evaluation: Split, check
 
 
 def hash_rows(rows: HFDataset, max_bytes: float) -> dict[int, bytes]:
-    """Return the hash of each row's content, of rows drawn until so many bytes have been read."""
+    """Return the hash of each row's content, for random rows until this many bytes have been read."""
     digests: dict[int, bytes] = {}
     order = np.random.default_rng(0).permutation(len(rows)) if max_bytes < math.inf else np.arange(len(rows))
     total = 0
@@ -145,7 +145,7 @@ def hash_rows(rows: HFDataset, max_bytes: float) -> dict[int, bytes]:
 
 
 def read_bytes(value: Any) -> bytes:
-    """Return what a column holds; of a file, its content."""
+    """Return the value of a column; for a file, its content."""
     if isinstance(value, dict) and value.get("bytes") is not None:
         return value["bytes"]
     if isinstance(value, dict) and value.get("path") is not None and Path(value["path"]).is_file():

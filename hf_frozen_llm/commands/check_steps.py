@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What `check` runs: a batch, a figure of it, two steps of optimisation and a batch of evaluation."""
+"""The computations of `check`: a batch, a figure of it, two steps of optimisation and a batch of evaluation."""
 
 import importlib.util
 import math
@@ -25,7 +25,7 @@ from hf_frozen_llm.training.trainer import TaskTrainer
 
 STEPS = 2
 DRAWN = 16
-# Settings of the steps that are not the recipe's: nothing is written, every loss is logged as it is.
+# Settings of the steps that replace the recipe's: write nothing, log every loss unchanged.
 STEP_VALUES = {
     "save_strategy": "no",
     "eval_strategy": "no",
@@ -43,13 +43,13 @@ STEP_VALUES = {
 
 
 def build_step_arguments(settings: Settings, output_dir: str, num_steps: int) -> TrainingArguments:
-    """Return the recipe's arguments for steps that leave nothing behind; its schedule is of `num_steps`."""
+    """Return the recipe's arguments for steps that write no files, with the schedule of `num_steps`."""
     values = {**settings.recipe.values, **STEP_VALUES, "output_dir": output_dir, "max_steps": num_steps}
     return build_training_arguments(replace(settings, recipe=replace(settings.recipe, values=values)))
 
 
 def check_batch(run: Run, trainer: TaskTrainer, report: Report) -> Batch:
-    """Return the first training batch as the model gets it; its tensors must hold finite numbers."""
+    """Return the first training batch in the form of the model's input; check that its numbers are finite."""
     batch = next(iter(trainer.get_train_dataloader()))
     # The seed of the first step, see `TaskTrainer.training_step`.
     batch = run.task.augment(batch, np.random.default_rng((trainer.data_seed, 0, 0, run.args.process_index)))

@@ -29,7 +29,7 @@ def describe_llm(name_or_path: str, layer_index: int = -1, revision: str | None 
 
     Raises:
         `OSError`: if it cannot be reached or holds no weights.
-        `ValueError`: if its layers cannot be taken.
+        `ValueError`: if its layers are not supported.
     """
     config, commit = load_llm_config(name_or_path, revision, {})
     built = build_llm_layers(config, layer_index, torch.float32)
@@ -77,7 +77,7 @@ def extract_layers(
         modules.append((str(built.final_norm_path), built.final_norm))
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
         tensors = {}
-        for path, module in modules:  # in the same order as a model reads them, so that the cache serves both
+        for path, module in modules:  # in the order of a model's reads, to use the same cache entries
             keys = list(find_layer_keys(checkpoint, built, path, module).values())
             checkpoint.prefetch(keys)
             tensors.update({key: checkpoint.read(key).contiguous() for key in keys})

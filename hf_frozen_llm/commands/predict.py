@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm predict`: a saved model on files, or on a split without labels."""
+"""`hf-frozen-llm predict`: predict with a saved model on files, or on a split without labels."""
 
 import glob
 import json
@@ -22,10 +22,10 @@ from hf_frozen_llm.training.results import write_text
 from hf_frozen_llm.training.run import load_run
 
 
-# Keys of an evaluation that say nothing about a prediction. Rows keep their numbers, so none are drawn.
+# Keys of an evaluation that do not apply to a prediction. Rows keep their numbers, so none are drawn.
 UNUSED_KEYS = {"eval_split", "max_eval_samples", "label_column", "class_names"}
 SPLIT_KEYS = {"dataset_name", "dataset_config_name", "dataset_revision", "split", "streaming"}
-# Stands for `dataset_name` and the split in errors about files.
+# Replaces `dataset_name` and the split in errors about files.
 FILES = ("INPUT", "files")
 SHOWN = 3
 
@@ -33,14 +33,14 @@ SHOWN = 3
 @dataclass
 class Predictions:
     """
-    What a model predicts.
+    The predictions of a model.
 
     Args:
         records (`list[dict]`):
             One for each input that could be read, in their order: its `file`, or the number of its `row`, and the
             prediction: for a classifier `predictions`, a list of `label` and `score`, the best first.
         failures (`dict[str, str]`):
-            Why the other inputs could not be read, by file or row.
+            The reason why each other input could not be read, by file or row.
     """
 
     records: list[dict[str, Any]]
@@ -63,16 +63,16 @@ def predict(
             Files, folders (searched with their sub-folders, without hidden files) and patterns such as `"*.jpg"`.
         overrides (`Sequence[str]`, *optional*):
             Flags as those of `evaluate`: instead of `inputs` a split (`["--dataset_name", "…", "--split", "test"]`),
-            which needs no labels, and how to run (`["--per_device_eval_batch_size", "64"]`).
+            which needs no labels, and settings of the computation (`["--per_device_eval_batch_size", "64"]`).
         output (`str` or `Path`, *optional*):
-            File for the records, a line of JSON for each; it is written at the end, as a whole.
+            File for the records, a line of JSON for each; it is written as a whole at the end.
 
     Returns:
         [`Predictions`]: the records, and the inputs that could not be read.
 
     Raises:
-        `ValueError`: if nothing is given that the model takes.
-        `OSError`: if an input, or the model, is not there.
+        `ValueError`: if there are no inputs of the model's kind.
+        `OSError`: if an input, or the model, does not exist.
 
     Example:
 
@@ -108,7 +108,7 @@ def predict(
     with tempfile.TemporaryDirectory() as output_dir:
         run = load_run(model_name_or_path, recipe, output_dir)
         run.args.disable_tqdm = run.args.disable_tqdm or not sys.stderr.isatty()
-        # accelerate would split the batches of a stream among processes, and it splits tensors alone.
+        # accelerate would split the batches of a stream among processes, and it splits only tensors.
         accelerator_config: Any = run.args.accelerator_config
         accelerator_config.dispatch_batches = False
         dataset = run.task.dataset(rows, split or FILES[1])
@@ -136,7 +136,7 @@ def predict(
 def find_files(
     inputs: Sequence[str | Path], task: type[Task], model_name_or_path: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the files that `inputs` name and the task takes; and why it does not take the others, by file."""
+    """Return the files of `inputs` that the task accepts, and for each other file the reason why not."""
     if not task.suffixes:
         return [str(given) for given in inputs], {}
     files: dict[str, None] = {}
@@ -182,8 +182,8 @@ def is_visible_file(file: Path, folder: Path) -> bool:
 
 class ReadableRows:
     """
-    Transform each row alone; one that cannot be read becomes an example with its `error` instead of an exception, so
-    that the others of its batch are used.
+    Transform each row separately. An unreadable row becomes an example with its `error` instead of an exception, so
+    that the other rows of its batch are used.
     """
 
     def __init__(self, transform: ExampleTransform):
@@ -200,7 +200,7 @@ class ReadableRows:
 
 
 class CollateReadable:
-    """Make a batch of the examples that could be read; the others are its `failures`."""
+    """Collate the readable examples to a batch; the others are its `failures`."""
 
     def __init__(self, collate: Callable[[list[Example]], Batch]):
         self.collate = collate
@@ -217,7 +217,7 @@ def predict_readable(task: Task, model: Any, batch: Batch) -> list[Record]:
 
 
 def print_predictions(predictions: Predictions, output: str | Path | None = None) -> None:
-    """Print a table of the predictions, or where they are; what could not be read goes to stderr."""
+    """Print a table of the predictions, or the path of their file; list unreadable inputs on stderr."""
     if not PartialState().is_main_process:
         return
     if output is None:

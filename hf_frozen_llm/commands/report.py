@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What `hf-frozen-llm check` found: facts as they come, errors and warnings at the end."""
+"""The report of `hf-frozen-llm check`: facts immediately, errors and warnings at the end."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 @dataclass
 class Report:
     """
-    What a check found.
+    The findings of a check.
 
     Args:
-        facts (`list[tuple[str, str]]`): what was looked at, and what was found.
-        errors (`list[str]`): why the run would fail, or learn from wrong data.
-        warnings (`list[str]`): what may be meant otherwise.
+        facts (`list[tuple[str, str]]`): the subject and the finding of each.
+        errors (`list[str]`): reasons why the run would fail, or would train on wrong data.
+        warnings (`list[str]`): settings or data that may be mistakes.
     """
 
     facts: list[tuple[str, str]] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Report:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Note an exception as an error, so that the other steps are looked at, too."""
+        """Note an exception as an error, so that the other steps are checked, too."""
         try:
             yield
         except Exception as error:  # of any library that the run uses

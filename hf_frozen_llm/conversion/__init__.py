@@ -87,7 +87,7 @@ def read_released_checkpoint(
             return convert_state_dict(tensors, left_out, architecture, model_class, config)
     known = ", ".join(f"{each.key_tensor[0]} ({each.key_tensor[1]} dimensions, {each.name})" for each in ARCHITECTURES)
     raise ValueError(
-        f"The checkpoint is of none of the released models: it has none of {known}. It begins with {list(state)[:3]}."
+        f"The checkpoint belongs to no released model: it has none of {known}. It begins with {list(state)[:3]}."
     )
 
 

@@ -68,14 +68,14 @@ class Architecture:
         name (`str`):
             The name in error messages.
         model_type (`str`):
-            The model type that the tensors become.
+            The model type of the converted tensors.
         key_tensor (`tuple[str, int]`):
             The name and the number of dimensions of a tensor that only this architecture has.
         names (`dict[str, str | tuple[str, ...]]`):
             The released name of each module or parameter, and ours. `*` stands for a layer's number. A tensor with
             several new names is split into as many equal parts.
         make_config (`Callable[[StateDict, GivenFields], PreTrainedConfig]`):
-            Reads the sizes out of the tensors.
+            Reads the sizes from the tensors.
         head (`tuple[str, ...]`, *optional*, defaults to `("classifier.",)`):
             Prefixes of the modules that are newly initialised if the checkpoint has no classifier.
         pretraining_prefix (`str`, *optional*):
@@ -97,7 +97,7 @@ class Architecture:
 @dataclass
 class ConvertedCheckpoint:
     """
-    The tensors and the configuration of the model that a released checkpoint becomes.
+    The tensors and the configuration of the model converted from a released checkpoint.
 
     Args:
         architecture ([`Architecture`]): The checkpoint's architecture.
@@ -146,7 +146,7 @@ def _load_file(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}). It is damaged, or it holds objects other than tensors, whose code is "
-            "not executed: save its state dictionary alone with torch.save(model.state_dict(), …)."
+            "not executed: save only its state dictionary with torch.save(model.state_dict(), …)."
         ) from error
 
 
@@ -198,7 +198,7 @@ def rename(name: str, names: dict[str, str | tuple[str, ...]]) -> list[str]:
     """Return our names of a released tensor; none if it is unknown."""
     for old, new in {**names, **LLM_BLOCK_NAMES}.items():
         pattern = re.escape(old).replace(r"\*", r"(?P<layer>\d+)")
-        # Behind a module's name comes the parameter's.
+        # The parameter's name follows the module's.
         if match := re.fullmatch(rf"{pattern}(?P<parameter>\.[^.]+)?", name):
             layer, parameter = match.groupdict().get("layer") or "", match["parameter"] or ""
             return [f"{each.replace('*', layer)}{parameter}" for each in ((new,) if isinstance(new, str) else new)]

@@ -71,7 +71,7 @@ POINT_BERT = Architecture(
     key_tensor=("encoder.first_conv.0.weight", 3),
     names=NAMES,
     make_config=make_config,
-    # Beside the student lie its momentum teacher and the tokenizer.
+    # The checkpoint also has the student's momentum teacher and the tokenizer.
     pretraining_prefix="transformer_q.",
     pretraining_only=("transformer_q.cls_head", "transformer_q.mask_token"),
 )

@@ -59,7 +59,7 @@ VIDEOMAE = Architecture(
     names=NAMES,
     make_config=make_config,
     head=("classifier.", "fc_norm."),
-    # Beside the encoder lies the decoder.
+    # The checkpoint also has the decoder.
     pretraining_prefix="encoder.",
     pretraining_only=("encoder.norm.",),
 )

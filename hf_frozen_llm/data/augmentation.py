@@ -1,9 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Augmentation that several tasks share: random crops, and batches of clips on the device, each clip's frames alike.
+Augmentation that several tasks share: random crops, and batches of clips on the device, with the same augmentation
+for all frames of a clip.
 
-kornia does the operations; which, how strong and where is drawn here, from one generator for each batch. (kornia's own
-`RandAugment` draws for every frame, and its `VideoSequential` does not take it.)
+kornia computes the operations; this module draws the operations, strengths and places, from one generator per batch.
+(kornia's own `RandAugment` draws for every frame, and its `VideoSequential` does not accept it.)
 """
 
 import math
@@ -54,7 +55,7 @@ def change_by_factor(frames: torch.Tensor, name: str, factor: float) -> torch.Te
 
 
 def move(frames: torch.Tensor, name: str, amount: float, fill: torch.Tensor) -> torch.Tensor:
-    """Rotate, shear or translate; `amount` lies between -1 and 1. Pixels from outside have the colour `fill`."""
+    """Rotate, shear or translate; `amount` is between -1 and 1. Pixels from outside have the colour `fill`."""
     import kornia.geometry.transform as K
 
     height, width = frames.shape[-2:]
@@ -85,7 +86,7 @@ def rand_augment(
 
     Args:
         clips (`torch.Tensor` of shape `(batch, frames, 3, height, width)`): in 0…1.
-        num_ops (`int`): operations drawn for each clip; each is done with a chance of 1/2.
+        num_ops (`int`): operations drawn for each clip; each is applied with probability 1/2.
         magnitude (`float`): mean strength, from 0 to 10; the standard deviation is 0.5.
         fill (`torch.Tensor` of shape `(3, 1, 1)`): colour of pixels from outside.
         rng (`np.random.Generator`): generator of the random numbers.
@@ -168,8 +169,8 @@ def mix(
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Mix every clip with the one at its place from the end of the batch, all with the same share, by Mixup ("mixup:
-    Beyond Empirical Risk Minimization", ICLR 2018) or CutMix ("CutMix", ICCV 2019); with both, one of them is drawn.
+    Mix every clip with the clip at the mirrored position in the batch, all with the same share, by Mixup ("mixup:
+    Beyond Empirical Risk Minimization", ICLR 2018) or CutMix ("CutMix", ICCV 2019); with both, draw one of them.
 
     Returns:
         `tuple`: new clips, and the share of every label, of shape `(batch, num_labels)`.

@@ -66,7 +66,7 @@ def select_columns(args: DataArguments, split: str, rows: HFDataset, keys: Seque
 def keep_encoded(
     args: DataArguments, split: str, rows: HFDataset, key: str, feature: datasets.Image | datasets.Video
 ) -> HFDataset:
-    """Make the column that `key` names one of files, not decoded yet; refuse one that holds something else."""
+    """Cast the column that `key` names to encoded files; refuse a column with other content."""
     column = getattr(args, key)
     try:
         rows = rows.cast_column(column, feature)
@@ -81,14 +81,14 @@ def keep_encoded(
 
 
 def take_samples(args: DataArguments, rows: HFDataset, max_samples: int | None) -> HFDataset:
-    """Take at most `max_samples` rows: drawn, as the rows are often sorted by class, and always the same ones."""
+    """Take at most `max_samples` rows: always the same random ones, as rows are often sorted by class."""
     if max_samples is None or (not args.streaming and max_samples >= len(rows)):
         return rows
     return rows.take(max_samples) if args.streaming else rows.shuffle(seed=0).select(range(max_samples))
 
 
 class ExampleTransform(Protocol):
-    """Turns rows into examples. What is random about an example depends on its key alone."""
+    """Turns rows into examples. The random numbers of an example depend only on its key."""
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
         """
@@ -111,7 +111,7 @@ class TransformedDataset(torch.utils.data.Dataset):
         transform ([`ExampleTransform`]):
             Turns rows into examples.
         numbered (`bool`):
-            Whether each example says in `row` which row it is of, as evaluation needs it.
+            Whether each example has its row number in `row`, for evaluation.
     """
 
     def __init__(self, rows: datasets.Dataset, transform: ExampleTransform, numbered: bool):
@@ -150,7 +150,7 @@ class StreamingTransformedDataset(torch.utils.data.IterableDataset):
             Turns rows into examples.
         repeat (`bool`):
             Whether to begin again after the last row, indefinitely. The Trainer then knows one long epoch, and skips
-            to the right row when it resumes. Without it, each example has a number of its own in `row`.
+            to the right row when it resumes. Without it, each example has its number in `row`.
     """
 
     def __init__(self, rows: datasets.IterableDataset, transform: ExampleTransform, repeat: bool):
@@ -176,7 +176,7 @@ class StreamingTransformedDataset(torch.utils.data.IterableDataset):
 
 class SeededLengthGroupedSampler(LengthGroupedSampler):
     """
-    transformers' sampler of batches of similar lengths, in an order that depends on the seed and the epoch alone: a
+    transformers' sampler of batches of similar lengths, in an order that depends only on the seed and the epoch: a
     resumed run sees the same batches.
 
     Args:

@@ -13,7 +13,7 @@ class Metric:
         name (`str`): its key among the metrics of the task, such as `"top1"`.
         title (`str`): its name in tables and plots, such as `"top-1"`.
         greater_is_better (`bool`, *optional*, defaults to `True`): its direction.
-        is_share (`bool`, *optional*, defaults to `False`): whether it lies in 0…1 and is shown in percent.
+        is_share (`bool`, *optional*, defaults to `False`): whether it is between 0 and 1, and is shown in percent.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What the tasks share whose rows have one of several classes: labels, views, top-k accuracy."""
+"""Shared code of the classification tasks: labels, views, top-k accuracy."""
 
 from abc import abstractmethod
 from collections import Counter
@@ -22,13 +22,13 @@ from hf_frozen_llm.tasks.task import Batch, Record, Task
 @dataclass
 class ClassificationArguments(DataArguments):
     """
-    Where labelled data comes from, beside [`DataArguments`]. A folder of files has one sub-folder for each class.
+    The source of labelled data, besides [`DataArguments`]. A folder of files has one sub-folder for each class.
 
     Args:
         label_column (`str`, *optional*, defaults to `"label"`):
             Column of the labels: class labels, integers from 0, or strings.
         class_names (`list[str]`, *optional*):
-            Names of the classes, for data that does not bring them.
+            Names of the classes, for data without class names.
     """
 
     input_key: ClassVar[str]  # the key that names the column of the inputs
@@ -113,8 +113,8 @@ class ClassificationTransform:
         label_ids (`dict[Any, int]`):
             The label of each value of the label column.
         seed (`int`, *optional*, defaults to 0):
-            What is random about an example depends on this, and on the epoch and row, alone: not on workers, devices,
-            or what was drawn before. So a resumed run sees the very same examples.
+            The random numbers of an example depend only on this seed, the epoch and the row, not on workers, devices
+            or earlier draws. A resumed run therefore sees exactly the same examples.
     """
 
     def __init__(self, args: Any, split: str, processor: Any, label_ids: dict[Any, int], seed: int = 0) -> None:
@@ -137,7 +137,7 @@ class ClassificationTransform:
         label = row[self.args.label_column]
         if label not in self.label_ids:
             raise ValueError(
-                f"{self.locate(key)}: {self.args.label_column!r} is {label!r}, which is none of the "
+                f"{self.locate(key)}: {self.args.label_column!r} is {label!r}, which is not one of the "
                 f"{len(set(self.label_ids.values()))} classes."
             )
         return {"labels": self.label_ids[label]}
@@ -162,7 +162,7 @@ class ClassificationTask(Task):
         if unknown := [value for value in values if value not in ids]:
             number = sum(values[value] for value in unknown)
             raise ValueError(
-                f"{column!r} is none of the {self.config.num_labels} classes in {number:,} of {len(rows):,} rows: "
+                f"{column!r} is not one of the {self.config.num_labels} classes in {number:,} of {len(rows):,} rows: "
                 f"{', '.join(repr(value) for value in unknown[:5])}{', …' if len(unknown) > 5 else ''}."
             )
         counts = dict.fromkeys(self.config.id2label.values(), 0)
@@ -178,13 +178,13 @@ class ClassificationTask(Task):
         """Return the inputs of the model in evaluation, one for each view."""
 
     def average(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the logits `(batch, labels)` of all views out of `(views, batch, labels)`."""
+        """Combine logits of shape `(views, batch, labels)` to `(batch, labels)`."""
         return logits.mean(0)
 
     def predict(self, model: Any, batch: Batch) -> list[Record]:
         """
-        Return for each example the five best `labels` with their `probabilities`, and its own `label` and `loss` where
-        it has one.
+        Return for each example the five best `labels` with their `probabilities`, and its true `label` and `loss` if
+        it has a label.
         """
         batch = dict(batch)
         numbers, labels = batch.pop("row").tolist(), batch.pop("labels", None)
@@ -218,8 +218,8 @@ class ClassificationLoss:
     Cross-entropy with labels, or with the shares of all labels.
 
     Args:
-        label_smoothing (`float`): of training; the losses of an evaluation are not smoothed, so that those of all runs
-            compare.
+        label_smoothing (`float`): of training; evaluation losses are not smoothed, so that they are comparable between
+            runs.
     """
 
     def __init__(self, label_smoothing: float):

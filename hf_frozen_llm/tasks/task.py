@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What a task says: its data, how a model predicts on it, and how predictions are scored."""
+"""The interface of a task: its data, the predictions of a model on it, and their metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +35,8 @@ class EvaluationLoop(Protocol):
 
 class Task(ABC):
     """
-    A task. Its class says where data comes from; an instance, made for one model, turns rows into batches, batches
-    into records and records into metrics.
+    A task. The class loads data; an instance, made for one model, turns rows into batches, batches into records and
+    records into metrics.
 
     Args:
         args ([`DataArguments`]): the recipe keys of the task, an instance of `arguments`.
@@ -44,7 +44,7 @@ class Task(ABC):
         config (`PreTrainedConfig`): the model's configuration.
     """
 
-    name: ClassVar[str]  # the Hub's pipeline tag where there is one
+    name: ClassVar[str]  # the Hub's pipeline tag if there is one
     arguments: ClassVar[type[DataArguments]]
     models: ClassVar[dict[str, type[PreTrainedModelWithLLMBlock]]]  # by model type
     main_metric: ClassVar[Metric]
@@ -67,7 +67,7 @@ class Task(ABC):
 
     @classmethod
     def config_fields(cls, args: Any, rows: HFDataset) -> dict[str, Any]:
-        """Return the fields of the model's configuration that the training rows say, such as names of classes."""
+        """Return the fields of the model's configuration that the training rows set, such as names of classes."""
         return {}
 
     @classmethod
@@ -86,10 +86,10 @@ class Task(ABC):
 
     @abstractmethod
     def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ExampleTransform:
-        """Return what turns rows of a split into examples: dictionaries of tensors and numbers."""
+        """Return the transform from rows of a split to examples: dictionaries of tensors and numbers."""
 
     def dataset(self, rows: HFDataset, split: str, training: bool = False, seed: int = 0) -> Any:
-        """Return the data set of a DataLoader; it keeps its `rows`. In evaluation, each example says its `row`."""
+        """Return the data set of a DataLoader; it keeps its `rows`. In evaluation, each example has its `row`."""
         transform = self.example_transform(rows, split, training, seed)
         if not self.args.streaming:
             return TransformedDataset(rows, transform, numbered=not training)
@@ -106,13 +106,13 @@ class Task(ABC):
         return torch.utils.data.default_collate(examples)
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Change a training batch on the device. Draw from `rng` alone, so that a resumed run is the same."""
+        """Change a training batch on the device. Draw only from `rng`, so that a resumed run is the same."""
         return batch
 
     def loss(self, args: TrainingArguments) -> Callable[..., torch.Tensor] | None:
         """
         Return `loss(outputs, labels, num_items_in_batch)` for batches that have `labels`; `None` is the model's own.
-        Trainer counts the items of `labels` over all of its dimensions: give soft targets of a data set another name.
+        Trainer counts the items of `labels` over all of its dimensions: use another name for soft targets.
         """
         return None
 
@@ -123,7 +123,7 @@ class Task(ABC):
     def predict(self, model: Any, batch: Batch) -> list[Record]:
         """
         Return one JSON-able record for each example: its `row`, the prediction, and what `metrics` needs, such as the
-        target and the `loss`. A batch of files has no targets. Call the model itself, not parts of it: it is wrapped.
+        target and the `loss`. A batch of files has no targets. Call the model, not its submodules: it is wrapped.
         """
 
     @abstractmethod
@@ -135,10 +135,10 @@ class Task(ABC):
         return self.metrics(loop(lambda batch: self.predict(model, batch)), dataset.rows)
 
     def describe(self, record: Record) -> dict[str, Any]:
-        """Return a record in words. A list of `label` and `score`, the best first, is called `predictions`."""
+        """Describe a record in words. A list of `label` and `score`, the best first, is called `predictions`."""
         return {name: value for name, value in record.items() if name != "row"}
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
-        """Draw an augmented example into matplotlib's `axis`. By default, its shapes are written down."""
+        """Draw an augmented example into matplotlib's `axis`. By default, print its shapes."""
         shapes = {name: tuple(values[index].shape) for name, values in batch.items() if torch.is_tensor(values)}
         axis.text(0.5, 0.5, "\n".join(f"{name} {shape}" for name, shape in shapes.items()), ha="center", va="center")

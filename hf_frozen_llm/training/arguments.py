@@ -10,7 +10,7 @@ from hf_frozen_llm.tasks import TASKS, find_task
 @dataclass
 class ModelArguments:
     """
-    The model to train. Its sizes stand in the groups `host` and `llm_block`.
+    The model to train. The groups `host` and `llm_block` set its sizes.
 
     Args:
         task (`str`, *optional*, defaults to `"image-classification"`):
@@ -20,10 +20,10 @@ class ModelArguments:
             any vision encoder, which `host.model_type` or `host.name_or_path` names. With `llm_block: null` the model
             is the plain host.
         pooling (`"cls"`, `"mean"` or `"cls_mean"`, *optional*):
-            What the classifier of a `vision_with_llm_block` reads. By default the CLS token or, for a host that has
-            none or that itself takes the mean, the mean of the patches.
+            Input of the classifier of a `vision_with_llm_block`. By default the CLS token or, for a host that has none
+            or that itself takes the mean, the mean of the patches.
         freeze_host (`bool`, *optional*, defaults to `False`):
-            Whether the host is frozen too, so that the projections and the head alone are trained.
+            Whether the host is frozen too, so that only the projections and the head are trained.
         classifier_init_scale (`float`, *optional*, defaults to 1.0):
             Factor of the initial weights of the last linear layer.
     """
@@ -37,7 +37,7 @@ class ModelArguments:
     def __post_init__(self):
         if self.model_type not in TASKS[self.task].models:
             raise ValueError(
-                f"task is {self.task!r}, which a {self.model_type} is not for. Set model_type to "
+                f"task is {self.task!r}, which does not fit {self.model_type}. Set model_type to "
                 f"{' or '.join(TASKS[self.task].models)}, or task to {find_task(self.model_type).name}."
             )
         if self.pooling is not None and self.model_type != "vision_with_llm_block":
@@ -59,8 +59,8 @@ class RunArguments:
         base_batch_size (`int`, *optional*, defaults to 512):
             Examples a step at which the learning rate is `base_learning_rate`.
         layer_decay (`float`, *optional*, defaults to 1.0):
-            Each host layer learns at this factor of the rate of what comes after it, the embeddings slowest; block and
-            head learn at the full rate (BEiT's layer-wise decay, as VideoMAE has it).
+            Learning rate of each host layer as a factor of the next layer's; the embeddings have the lowest rate,
+            block and head the full rate (BEiT's layer-wise decay, as in VideoMAE).
         learning_rate_scales (`dict[str, float]`, *optional*):
             Factors of the learning rate of parameters, by a regular expression that their names contain, or by the
             name of a group: `host`, `embeddings` (of the host), `projections` (of the block) or `head`. Where several
@@ -68,7 +68,7 @@ class RunArguments:
         projection_learning_rate_scale (`float`, *optional*):
             Earlier name of the group `projections` in `learning_rate_scales`.
         resume (`bool`, *optional*, defaults to `False`):
-            Whether to go on from the last complete checkpoint in `output_dir`, or to start where there is none.
+            Whether to resume from the last complete checkpoint in `output_dir`, if there is one.
         resume_changes (`str`, *optional*):
             Keys, separated by commas, that may differ from those of the checkpoint, such as
             `learning_rate,host.hidden_dropout_prob`. Without it, a resumed run must be the run that was interrupted.
@@ -109,7 +109,7 @@ class EvaluationArguments:
 
     Args:
         recipe (`str`, *optional*):
-            Recipe whose data settings are used. By default those the model was trained with.
+            Recipe whose data settings are used. By default those of the model's training.
         split (`str`, *optional*):
             Split to evaluate on. By default `eval_split`.
         output_file (`str`, *optional*):

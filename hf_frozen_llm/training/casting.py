@@ -11,7 +11,7 @@ import yaml
 
 
 class RecipeLoader(yaml.SafeLoader):
-    """Read numbers as YAML 1.2 does: PyYAML alone reads `1e-3` as a string."""
+    """Read numbers as YAML 1.2 does: by default PyYAML reads `1e-3` as a string."""
 
 
 RecipeLoader.add_implicit_resolver(

@@ -69,13 +69,13 @@ def read_evaluation_recipe(
     model_name_or_path: str, overrides: Sequence[str], command: str = "evaluate", unused: Collection[str] = ()
 ) -> Recipe:
     """
-    Return the recipe that is named, or the one the model was trained by, or flags alone.
+    Return the named recipe, else the one of the model's training, else only the flags.
 
     Args:
         model_name_or_path (`str`): folder or Hub id of the model.
         overrides (`Sequence[str]`): flags.
         command (`str`, *optional*, defaults to `"evaluate"`): named in errors.
-        unused (`Collection[str]`, *optional*): keys of an evaluation that this command does not take.
+        unused (`Collection[str]`, *optional*): keys of an evaluation that this command does not accept.
     """
     try:
         task = find_task(AutoConfig.from_pretrained(model_name_or_path).model_type)
@@ -99,13 +99,13 @@ def read_evaluation_recipe(
         recipe = recipe_from_dict(settings, overrides, str(trained), extra)
     else:
         recipe = flags
-    # Only the place of the LLM that a light model reads may change.
+    # Of the model's settings, only the location of a light model's LLM may change.
     recipe.host, recipe.lora, recipe.llm_block = {}, None, flags.llm_block
     return recipe
 
 
 def evaluation_keys(task: type[Task]) -> set[str]:
-    """Return the keys that mean something for a saved model: which data, and how to run."""
+    """Return the keys that apply to a saved model: the data, and the settings of the computation."""
     data_keys = {field.name for field in fields(DataArguments)} - TRAINING_KEYS
     own_keys = {field.name for field in fields(EvaluationArguments)}
     return data_keys | set(task.arguments.evaluation_keys) | EVALUATION_TRAINER_KEYS | own_keys

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The keys of recipes, listed by group for `--help`, out of the docstrings of their classes."""
+"""The keys of recipes, listed by group for `--help`, from the docstrings of their classes."""
 
 import dataclasses
 import inspect
@@ -23,7 +23,7 @@ WIDTH = 100
 
 
 def describe_training_keys() -> str:
-    """Return the keys that `train` and `ablate` take, by group."""
+    """Return the keys of `train` and `ablate`, by group."""
     shared = field_names(DataArguments)
     groups = [
         list_keys("Model", ModelArguments),
@@ -47,7 +47,7 @@ def describe_training_keys() -> str:
 
 
 def describe_evaluation_keys() -> str:
-    """Return the keys that `evaluate` and `predict` take, by group."""
+    """Return the keys of `evaluate` and `predict`, by group."""
     training = field_names(DataArguments).difference(*(evaluation_keys(task) for task in TASKS.values()))
     groups = [
         list_keys("What to evaluate", EvaluationArguments),
@@ -58,8 +58,8 @@ def describe_evaluation_keys() -> str:
         ),
         list_keys("How to run, by transformers.TrainingArguments", TrainingArguments, keep=EVALUATION_TRAINER_KEYS),
         textwrap.fill(
-            "llm_block.llm_name_or_path and llm_block.llm_revision say where the language model of a light model has "
-            "moved to.",
+            "llm_block.llm_name_or_path and llm_block.llm_revision give the new location of a light model's language "
+            "model.",
             WIDTH,
         ),
     ]

@@ -20,7 +20,7 @@ def add_lora(model: PreTrainedModelWithLLMBlock, fields: dict[str, Any]) -> Lora
         fields (`dict[str, Any]`): fields of `peft.LoraConfig`; `target_modules` is by default every linear layer.
 
     Returns:
-        `peft.LoraModel`: the wrapped layers; `merge_and_unload()` makes ordinary layers of them.
+        `peft.LoraModel`: the wrapped layers; `merge_and_unload()` converts them to ordinary layers.
     """
     layers = cast(LLMBlock, model.llm_block).llm_layers
     linear = [name for name, module in layers.named_modules() if isinstance(module, (nn.Linear, Conv1D))]

@@ -83,7 +83,7 @@ def read_recipe(path: str | Path | None, overrides: Sequence[str] = (), extra: S
 
 
 def read_entries(file: Path) -> dict[str, tuple[yaml.Node, str]]:
-    """Read the entries of a recipe, and those of its `base`, another recipe of which it changes a few keys."""
+    """Read the entries of a recipe, and those of its `base`, another recipe, of which it overrides a few keys."""
     entries: dict[str, tuple[yaml.Node, str]] = {}
     add_entries(entries, compose(file.read_text(encoding="utf-8"), str(file)), str(file))
     if "base" not in entries:
@@ -234,7 +234,7 @@ def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> d
 
 
 def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
-    """Return the configuration class of the host; `None` if it is a published one alone."""
+    """Return the configuration class of the host; `None` if only `name_or_path` is given."""
     if "host.model_type" in entries:
         host_type = cast("host.model_type", str, *entries["host.model_type"])
         problem = f"{entries['host.model_type'][1]}: `host.model_type` is {host_type!r}"
@@ -244,7 +244,7 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
         config_class = CONFIG_MAPPING[host_type]
         if "vision_config" in config_class.sub_configs:
             raise ValueError(
-                f"{problem}, which has more than a vision encoder. Name that alone, such as 'clip_vision_model'."
+                f"{problem}, which has more than a vision encoder. Name only that, such as 'clip_vision_model'."
             )
         return config_class
     name_or_path = None

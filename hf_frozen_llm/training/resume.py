@@ -48,7 +48,7 @@ def last_complete_checkpoint(output_dir: str | Path, world_size: int = 1) -> Pat
 
 
 def find_defect(folder: str | Path, world_size: int = 1) -> str | None:
-    """Return what a checkpoint folder lacks, or `None`. Trainer writes the weights first and its state last."""
+    """Return the defect of a checkpoint folder, or `None`. Trainer writes the weights first and its state last."""
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder."
@@ -95,7 +95,7 @@ def find_checkpoint_to_resume(args: TrainingArguments, run_args: RunArguments) -
         return last_complete_checkpoint(output_dir, args.world_size)
     if find_checkpoints(output_dir):
         raise ValueError(
-            f"output_dir {output_dir} holds the checkpoints of an earlier run. Go on with it by `--resume true`, "
+            f"output_dir {output_dir} holds the checkpoints of an earlier run. Resume it by `--resume true`, "
             "or choose another output_dir."
         )
     return None
@@ -117,8 +117,8 @@ def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | 
     file = checkpoint / RECIPE_FILE
     if not file.is_file():
         raise ValueError(
-            f"{checkpoint} has no {RECIPE_FILE}, so what it was trained with is not known: another version of this "
-            "package, or another program, has written it. Start anew in another output_dir."
+            f"{checkpoint} has no {RECIPE_FILE}, so the settings of its training are unknown: another version of this "
+            "package, or another program, has written it. Start a new run in another output_dir."
         )
     before = json.loads(file.read_text(encoding="utf-8"))
     had_block, has_block = "llm_block.kind" in before, "llm_block.kind" in now
@@ -142,12 +142,12 @@ def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | 
     if refused:
         was = "; ".join(f"{name} {before[name]!r}, the recipe now says {now[name]!r}" for name in refused)
         raise ValueError(
-            f"{checkpoint} was trained with {was}. Go on with the same run, allow the change by `--resume_changes "
-            f"{','.join(refused)}`, or start another run in another output_dir."
+            f"{checkpoint} was trained with {was}. Resume with the same settings, allow the change by "
+            f"`--resume_changes {','.join(refused)}`, or start another run in another output_dir."
         )
 
 
 def may_change(name: str) -> bool:
-    # A key of a task may begin so, too.
+    # A key of a task may have the same prefix.
     is_trainers = name in TrainingArguments.__dataclass_fields__ and name not in MAY_NOT_CHANGE
     return name in MAY_CHANGE or (is_trainers and name.startswith(MAY_CHANGE_PREFIXES))

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Build a run, from a recipe or from a saved model: what training, evaluation, prediction and checks start with."""
+"""Build a run, from a recipe or from a saved model: the basis of training, evaluation, prediction and checks."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_res
 from hf_frozen_llm.training.trainer import TaskTrainer
 
 
-# The fields of TrainingArguments that matter for evaluation.
+# The fields of TrainingArguments that affect evaluation.
 EVALUATION_TRAINER_KEYS = {
     *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_prefetch_factor", "use_cpu", "ddp_backend"),
     *("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "torch_compile", "torch_compile_backend"),
@@ -64,7 +64,7 @@ class Settings:
     llm_block: LLMBlockConfig | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `results.json` holds as `recipe`."""
+        """Return the entry `recipe` of `results.json`."""
         arguments = (self.model_args, self.data_args, self.run_args)
         return {**{k: v for part in arguments for k, v in asdict(part).items()}, **self.recipe.to_dict()}
 
@@ -82,7 +82,7 @@ class Run:
         train_dataset: the data set to train on, if there is one.
         eval_dataset: the data set to evaluate on, if there is one.
         lora (`peft.LoraModel`, *optional*): the adapters in the LLM layers.
-        checkpoint (`Path`, *optional*): the checkpoint to go on from.
+        checkpoint (`Path`, *optional*): the checkpoint to resume from.
     """
 
     settings: Settings
@@ -153,10 +153,10 @@ def build_run(recipe: Recipe) -> Run:
         recipe ([`Recipe`]): the settings.
 
     Returns:
-        [`Run`]: ready to be trained, or to go on where it was interrupted.
+        [`Run`]: ready to train, or to resume an interrupted run.
 
     Raises:
-        `ValueError`: for settings that contradict each other, the data, the host or the checkpoint to go on from.
+        `ValueError`: for settings that contradict each other, the data, the host or the checkpoint to resume from.
     """
     settings = resolve(recipe)
     task_class, data_args = settings.task, settings.data_args
@@ -204,7 +204,7 @@ def assemble_run(
 
 
 def freeze_and_adapt(settings: Settings, model: PreTrainedModelWithLLMBlock) -> LoraModel | None:
-    """Freeze what the recipe freezes, and add its LoRA."""
+    """Freeze the host if the recipe says so, and add LoRA."""
     if settings.model_args.freeze_host:
         model.freeze_host()
     return None if settings.recipe.lora is None else add_lora(model, settings.recipe.lora)
@@ -239,7 +239,7 @@ def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
         report_to="none",
         **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},
     )
-    # A light model reads its LLM layer again; a flag may give another place.
+    # A light model reads its LLM layer again; a flag may give another location.
     moved = {"llm_block": recipe.llm_block} if recipe.llm_block else {}
     model: Any = task_class.models[config.model_type].from_pretrained(saved_model, **moved)
     task = task_class(settings.data_args, task_class.load_processor(saved_model), model.config)
@@ -311,7 +311,7 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
 
     Args:
         settings ([`Settings`]): the settings of the recipe.
-        config_fields (`dict[str, Any]`): the fields that the task read out of the data.
+        config_fields (`dict[str, Any]`): the fields that the task read from the data.
     """
     fields, named, options = split_fields(settings, config_fields)
     name_or_path, revision = named["name_or_path"], named["revision"]

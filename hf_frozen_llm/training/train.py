@@ -17,7 +17,7 @@ from hf_frozen_llm.training.run import build_run
 
 def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
-    Train the model of a recipe, save it in `output_dir`, and write `results.json` there last of all.
+    Train the model of a recipe, save it in `output_dir`, and write `results.json` there at the end.
 
     Args:
         recipe_path (`str` or `Path`):
@@ -66,7 +66,7 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 
 
 class RunProgress(TrainerCallback, ExportableState):
-    """Tell the training data which epoch it is, and add up the time of all sessions of a resumed run."""
+    """Set the epoch of the training data, and add up the time of all sessions of a resumed run."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -98,7 +98,7 @@ def describe_model(model: PreTrainedModel) -> str:
     numbers = ", ".join(f"{count:,} {name}" for name, count in count_parameters(model).items())
     block = model.config.llm_block
     if block is None or block.kind != "llm":
-        instead = "no LLM block" if block is None else f"in the place of the LLM layer: {block.kind}"
+        instead = "no LLM block" if block is None else f"instead of the LLM layer: {block.kind}"
         return f"{type(model).__name__}: parameters: {numbers}; {instead}"
     return (
         f"{type(model).__name__}: parameters: {numbers}; LLM: {block.llm_name_or_path}, layer {block.layer_index}, "

@@ -66,7 +66,7 @@ class TaskTrainer(Trainer):
         if loss is None and args.label_smoothing_factor != 0:
             raise ValueError(
                 f"label_smoothing_factor is {args.label_smoothing_factor}, but a model of the task {task.name} "
-                "computes its loss itself, and smooths nothing. Remove it."
+                "computes its own loss, without label smoothing. Remove it."
             )
         super().__init__(
             model,
@@ -96,7 +96,7 @@ class TaskTrainer(Trainer):
             # Trainer would call it without a target, and add up the losses of accumulated batches.
             raise ValueError(
                 f"The loss of the task {self.task.name} needs `labels` in a batch, which has {', '.join(inputs)}. "
-                "Name the targets so, or let the model compute its loss (`Task.loss` returns None)."
+                "Rename the targets to `labels`, or let the model compute its loss (`Task.loss` returns None)."
             )
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -125,7 +125,7 @@ class TaskTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as the task says; `prediction_loss_only` and `ignore_keys` make no difference."""
+        """Evaluate as the task says; `prediction_loss_only` and `ignore_keys` have no effect."""
         model = self._prepare_for_evaluation()
         logger.info(f"\n***** Running {description} *****\n  Batch size = {self.args.eval_batch_size}")
         num_samples = 0

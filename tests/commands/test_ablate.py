@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm ablate`: the grid, its runs in processes of their own, and what is written."""
+"""`hf-frozen-llm ablate`: the grid, its runs in separate processes, and the written files."""
 
 import pandas as pd
 import pytest
@@ -42,7 +42,7 @@ def test_grid():
 
 
 def test_runs_and_report(flags, tmp_path, capsys):
-    """What has finished is not run again; a failing run does not stop the others."""
+    """Finished runs are not repeated; a failing run does not stop the others."""
     variants = tmp_path / "variants.yaml"
     variants.write_text("lost: {llm_block.llm_name_or_path: ./nowhere}\nMLP: {llm_block.kind: mlp}\n")
     command = ["ablate", RECIPE, "--variants", str(variants), "--seeds", "2"]
@@ -62,12 +62,12 @@ def test_runs_and_report(flags, tmp_path, capsys):
     variants.write_text("MLP: {llm_block.kind: mlp}\n")
     assert ablate(RECIPE, (), variants, 1, tmp_path / "out", flags)
     assert finished.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"seed0 is of another command, .* Choose another output_dir"):
+    with pytest.raises(ValueError, match=r"seed0 holds runs of another command, .* Choose another output_dir"):
         ablate(RECIPE, (), variants, 1, tmp_path / "out", [*flags, "--learning_rate", "1"])
 
 
 def test_flops():
-    """Of the smallest first; those of a ViT-T with a LLaMA-7B layer are counted by benchmarks/block.py, too."""
+    """FLOPs of the smallest model first; benchmarks/block.py also counts a ViT-T with a LLaMA-7B layer."""
     llama = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
     sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 

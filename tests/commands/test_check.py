@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm check`: what it finds before a run, and that it leaves nothing behind."""
+"""`hf-frozen-llm check`: its findings before a run; it keeps no files."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ FOLDER = ["--image_column", "image", "--random_flip", "true"]
 
 @pytest.fixture
 def check_images(tmp_path, llm):
-    """Check a run on a folder of images, by default one with nothing wrong."""
+    """Check a run on a folder of images, by default one without mistakes."""
 
     def run(*flags, data=None, tiny=TINY, **options):
         folder = data or write_image_folder(tmp_path / "data")
@@ -140,7 +140,7 @@ def test_all_problems_at_once(check_images, tmp_path, capsys):
         "warmup_steps is 400, and the run ends after 300 steps.",
         "eval_steps is 600, and the run ends after 300 steps",
     ]
-    # The steps go on with what can be read.
+    # The steps continue with the readable rows.
     assert "losses " in facts_of(report)["steps"]
     printed = capsys.readouterr().out
     assert "\nErrors\n  1. output_dir" in printed and "\nWarnings\n  1. output_dir" in printed
@@ -182,8 +182,8 @@ def test_labels_that_the_model_does_not_know(check_images, tmp_path):
         rows = datasets.Dataset.from_dict({"image": images, "label": values}, features=features)
         rows.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     report = check_images(data=tmp_path / "data")
-    assert report.errors[0] == "test: 'label' is none of the 6 classes in 2 of 12 rows: -1, 9."
-    assert "row 10: 'label' is -1, which is none of the 6 classes" in report.errors[1]
+    assert report.errors[0] == "test: 'label' is not one of the 6 classes in 2 of 12 rows: -1, 9."
+    assert "row 10: 'label' is -1, which is not one of the 6 classes" in report.errors[1]
     assert len(report.errors) == 2
     assert facts_of(report)["train"] == "12 rows, 6 classes: " + ", ".join(f"{index} 2" for index in range(6))
     assert report.warnings == ["12 rows of test are in train as well. The first: row 0 is row 0 there."]
@@ -287,7 +287,7 @@ def test_resume(finished_run, recipe, tmp_path):
     before = files_below(tmp_path / "run")
     report = check(recipe, [*flags, "--resume", "true"], output_file=tmp_path / "check.png")
     assert report.errors == []
-    assert facts_of(report)["resume"] == f"goes on from {tmp_path / 'run' / 'checkpoint-10'}"
+    assert facts_of(report)["resume"] == f"resumes from {tmp_path / 'run' / 'checkpoint-10'}"
     report = check(recipe, [*flags, "--resume", "true", "--learning_rate", "0.5"], output_file=tmp_path / "check.png")
     assert len(report.errors) == 1 and "learning_rate 0.001, the recipe now says 0.5" in report.errors[0]
     assert files_below(tmp_path / "run") == before
@@ -323,7 +323,7 @@ def test_recipes_that_are_refused(check_images, flags, message):
 
 
 def test_a_training_run_after_a_check_is_the_same(check_images, tmp_path, llm):
-    """A check leaves nothing that a run would take for its own."""
+    """A check leaves no files that a run would use."""
     data = write_image_folder(tmp_path / "data")
     flags = [*TINY, *FOLDER, "--llm_block.llm_name_or_path", llm, "--dataset_name", data, "--max_steps", "2"]
     command = ["train", "image_classification/tiny.yaml", *flags]

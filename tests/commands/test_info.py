@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm info`: what is in a checkpoint."""
+"""`hf-frozen-llm info`: describe a checkpoint."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_of_videos_and_point_clouds(llm, tmp_path):
 
 
 def test_licence_without_a_card(llm, tmp_path):
-    """Tests have no Hub, and neither may users."""
+    """There is no Hub in the tests, and users may have none either."""
     model = save(tmp_path / "model", LLMBlockConfig(llm_name_or_path=llm))
     model.config.llm_block.llm_name_or_path = "someone/llm"
     model.config.save_pretrained(tmp_path / "model")

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm layer`: what a language model offers, and layers of it as a folder of their own."""
+"""`hf-frozen-llm layer`: describe a language model, and write some of its layers to a folder."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_what_a_language_model_offers(folder, llm):
 
 
 def test_layers_in_a_folder_of_their_own(folder, tmp_path):
-    """Accepted in the place of the language model, with the same fingerprint."""
+    """The folder replaces the language model, with the same fingerprint."""
     output = tmp_path / "layers"
     extract_layers(str(folder), [1, -1], output)
     assert {path.name for path in output.iterdir()} == {"config.json", "model.safetensors", "README.md"}

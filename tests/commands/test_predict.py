@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`hf-frozen-llm predict`: on files and splits of all tasks, what cannot be read, what is refused."""
+"""`hf-frozen-llm predict`: files and splits of all tasks, unreadable inputs, refused inputs."""
 
 import json
 import os
@@ -34,7 +34,7 @@ SHORT = ["--max_steps", "2", "--save_strategy", "no", "--eval_strategy", "no"]
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """12 images in 6 folders, and what is not to be predicted: a hidden file and a text."""
+    """Write 12 images in 6 folders, and two files to ignore: a hidden file and a text."""
     folder = tmp_path_factory.mktemp("pictures")
     write_image_folder(folder)
     shutil.copy(folder / "test" / "ant" / "0.png", folder / "test" / ".hidden.png")

@@ -22,7 +22,7 @@ FILL = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
 
 
 def make_clips(batch=4, frames=3, side=24):
-    """Still pictures: every frame of a clip is the same one."""
+    """Return still clips: all frames of a clip are equal."""
     pictures = torch.rand(batch, 1, 3, 6, 6)
     pictures = torch.nn.functional.interpolate(pictures.flatten(0, 1), (side, side), mode="bilinear")
     return pictures[:, None].expand(-1, frames, -1, -1, -1).contiguous()
@@ -100,7 +100,7 @@ def test_rand_augment_draws_for_each_clip():
     once = rand_augment(clips, 2, 7, FILL, np.random.default_rng(0))
     again = rand_augment(clips, 2, 7, FILL, np.random.default_rng(0))
     assert torch.equal(once, again)
-    assert torch.equal(once, once[:, :1].expand_as(once))  # still pictures stay still
+    assert torch.equal(once, once[:, :1].expand_as(once))  # still clips stay still
     unchanged = sum(torch.equal(a, b) for a, b in zip(once, clips))
     assert 1 <= unchanged <= 8  # both operations are left out in one of four clips
     assert torch.equal(rand_augment(clips, 0, 7, FILL, np.random.default_rng(0)), clips)
@@ -115,7 +115,7 @@ def test_boxes_have_their_share_and_ratio():
         assert height * width == pytest.approx(0.25 * 6000, rel=0.03) and height / width == pytest.approx(
             0.5, rel=0.05
         )
-    rows, columns = draw_box(10, 10, 1.0, 9.0, rng)  # taller than the picture
+    rows, columns = draw_box(10, 10, 1.0, 9.0, rng)  # taller than the image
     assert rows == slice(0, 10) and columns.stop - columns.start == 3
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Loading what has changed since it was saved: the LLM moved, another layer in the configuration, damaged folders."""
+"""Loading after a change since the save: the LLM moved, another layer in the configuration, damaged folders."""
 
 import copy
 import shutil
@@ -138,7 +138,7 @@ def test_moved_llm_does_not_matter_to_a_whole_folder(llm, tmp_path):
 
 
 def test_whole_folder_that_lacks_a_tensor(llm, tmp_path):
-    """Never read again in silence, never random."""
+    """The layer is never silently read again, and never random."""
     model = build(llm()[1])
     for gone in (
         "llm_block.llm_layers.0.mlp.up_proj.weight",

@@ -47,7 +47,7 @@ def write(path, data, kind, name="blk.0.ffn_down.weight"):
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_gguf_type(kind, tmp_path):
-    """Random blocks may hold scales that are no number; those compare equal too."""
+    """Random blocks may hold NaN scales; those compare equal too."""
     data = blocks(kind)
     file = write(tmp_path / "llm.gguf", data, kind)
     if not can(gguf.dequantize, data, kind):

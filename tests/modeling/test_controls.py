@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The controls: what stands in the place of a frozen, pretrained layer to tell what it is that helps."""
+"""The controls, which replace the frozen, pretrained layer to isolate its effect."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_formula(name, residual, block):
 
 @pytest.mark.parametrize("name", ["MLP", "projections"])
 def test_only_the_configuration_of_the_llm_is_read(name, llm_folder, tmp_path):
-    """The control is of the same width, and needs no weights."""
+    """The control has the same width, and needs no weights."""
     config = json.loads(Path(llm_folder("llama")[1], "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     block = LLMBlock(LLMBlockConfig(llm_name_or_path=str(tmp_path), hidden_size=24, **CONTROLS[name]))

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""`dummy_inputs` of every model class: valid inputs of one example, where the default device says."""
+"""`dummy_inputs` of every model class: valid inputs of one example, on the default device."""
 
 import inspect
 
@@ -56,7 +56,7 @@ CASES = [
     pytest.param(model, fields, shape, id=f"{model.__name__}-{index}")
     for model in MODELS
     for index, (fields, shape) in enumerate(CONFIGS[model.config_class])
-    if not (model.__name__.endswith("Backbone") and shape == (1, 4, 3, 16, 16))  # which takes images alone
+    if not (model.__name__.endswith("Backbone") and shape == (1, 4, 3, 16, 16))  # which takes only images
 ]
 
 

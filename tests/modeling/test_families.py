@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Every family of causal language models of the installed transformers: taken and right, or refused by name."""
+"""Every family of causal language models of the installed transformers: supported and correct, or refused by name."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 @functools.cache
 def layers_of(family):
-    """The layers of the tiny model that are taken, and what the refusals of the others say."""
+    """Return the supported layers of the tiny model, and the error messages of the others."""
     taken, refusals = [], []
     config = small_config(family).get_text_config(decoder=True)
     for index in range(getattr(config, "num_hidden_layers", 1)):
@@ -41,12 +41,12 @@ def layers_of(family):
 
 @pytest.fixture(scope="module")
 def block_of(tmp_path_factory):
-    """`block_of(family)` -> (the whole tiny LLM, a block of all its layers that are taken, from its checkpoint)."""
+    """`block_of(family)` -> (the whole tiny LLM, a block of all its supported layers, from its checkpoint)."""
 
     @functools.cache
     def make(family):
         config = small_config(family)
-        # A multimodal model as a whole, where transformers has it: its own checkpoint has the towers, too.
+        # A whole multimodal model, if transformers has it: its own checkpoint has the towers, too.
         is_whole = (
             config.get_text_config(decoder=True) is config or type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING
         )
@@ -136,7 +136,7 @@ def test_refused_by_name(family):
 
 
 def test_the_table_in_the_docs_is_of_these_families():
-    """`make family-table` has been run since a family was added."""
+    """The table includes all families: run `make family-table` after adding one."""
     page = (REPO / "docs" / "language_models.md").read_text(encoding="utf-8")
     made_with = re.search(r"checks passed, with transformers (\S+) ", page)[1]
     if transformers.__version__ != made_with:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The fast path against the layers' own forward: outputs and all gradients, every class, every attention plan."""
+"""The fast path equals the layers' own forward: outputs and all gradients, every class, every attention plan."""
 
 import functools
 
@@ -155,7 +155,7 @@ def test_other_settings_of_the_block(fields, output_tokens, build):
 
 
 def test_gradient_of_the_input_projection_in_evaluation(build):
-    """Nothing is cached: an attack or a saliency map in `eval()` sees the weights as they are."""
+    """Nothing is cached: an attack or a saliency map in `eval()` uses the current weights."""
     block = build().eval()
     x = torch.randn(3, 9, 24)
     for _ in range(2):
@@ -230,14 +230,14 @@ def test_attention_plan_follows_from_the_sizes():
     choose = functools.partial(choose_attention_plan, weights, num_tokens=197, hidden_size=384)
     assert choose(num_query_tokens=1, batch_size=1) == "host_width"
     assert choose(num_query_tokens=197, batch_size=64) == "folded_qkv"
-    # a single image does not pay for folding
+    # for a single image, folding costs more than it saves
     assert choose(num_query_tokens=197, batch_size=1) == "explicit_kv"
     assert folds_output(weights, block.output_projection, num_query_tokens=64 * 197)
     assert not folds_output(weights, block.output_projection, num_query_tokens=64)
 
 
 def test_folded_output_is_chosen_where_it_is_cheaper(build):
-    """Without a final norm, by the tokens of a batch: more than `24 x 32 / (32 - 24)`, counted in training alone."""
+    """Without a final norm, by the tokens of a batch: more than `24 x 32 / (32 - 24)`, counted only in training."""
     block = build(final_norm="none")
     weights, x = weights_of(block), torch.randn(16, 9, 24)
     for ours, theirs in zip(results(block, x, True), results(block, x, False)):

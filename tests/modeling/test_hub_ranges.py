@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""One layer of a Hub repository by byte ranges: how many bytes, what is kept, and what can go wrong on the way."""
+"""One layer of a Hub repository by byte ranges: number of bytes, cached ranges, and failures of the connection."""
 
 import logging
 import subprocess
@@ -94,7 +94,7 @@ def test_each_layer_is_kept_by_itself(folder, llm, hub):
 
 
 def test_redirect_to_another_host(folder, llm, hub, monkeypatch):
-    """As the Hub sends downloads on to its storage, which never sees the token."""
+    """The Hub redirects downloads to its storage, which must never get the token."""
     hub.add(NAME, folder, token="hf_right", gated=True)
     hub.redirects_to_another_host = True
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
@@ -125,7 +125,7 @@ def test_file_that_the_index_promises_and_the_hub_lacks(llm, hub, tmp_path):
 
 
 def test_slow_server(folder, llm, hub, monkeypatch):
-    """An answer that does not come within the timeout is asked for again."""
+    """A request without an answer within the timeout is repeated."""
     monkeypatch.setattr(hub_ranges.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     hub.add(NAME, folder)
     hub.answers_to_stall = 2
@@ -173,7 +173,7 @@ def test_connection_that_never_holds(folder, hub, tmp_path, monkeypatch):
 
 
 def test_two_processes_at_once(folder, hub, tmp_path):
-    """The second waits for the first, and reads what it has kept."""
+    """The second process waits for the first, and reads its cached ranges."""
     hub.add(NAME, folder)
     script = (
         "from hf_frozen_llm import LLMBlock, LLMBlockConfig\n"

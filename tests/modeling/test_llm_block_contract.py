@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What the LLM block promises, for every family of language models and both attention implementations."""
+"""The contract of the LLM block, for every family of language models and both attention implementations."""
 
 import copy
 import functools
@@ -153,7 +153,7 @@ def test_causal(family, attention, block_of):
         assert_near(block(last)[:, :-1], out[:, :-1])
         assert (block(first)[:, -1] - out[:, -1]).abs().max() > 1e-3 * out.abs().max()
         assert_near(block(x[:, :4]), out[:, :4])
-        # the last token sees everything, so causal or not is the same to it
+        # the last token attends to all tokens, causal or not
         assert_near(block_of(family, attention)(x)[:, -1], out[:, -1])
         padded = block(x, attention_mask=mask)
         kept = [i for i in range(TOKENS) if i != 3]
@@ -197,7 +197,7 @@ def test_own_whole_model_as_oracle(family, attention, llm_folder):
 
 
 def oracle(llm, x, attention_mask):
-    """Output of layer 1 inside the whole LLM, with `x` put in place of what layer 0 gives it."""
+    """Return the output of layer 1 inside the whole LLM, with `x` as its input instead of layer 0's output."""
     layer, seen = decoder_stack(llm)[0][1], []
 
     def inject(module, args, kwargs):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The block against hand-written float64 references, outputs and gradients; norms and softmax in float64 too."""
+"""The block equals hand-written float64 references, in outputs and gradients; norms and softmax in float64 too."""
 
 import copy
 
@@ -277,7 +277,7 @@ def test_random_weights_differ_from_the_llm(llm_folder):
     "family", ["llama", "gemma", "gemma3_text", "nemotron", "opt", "gpt2", "phi", "cohere", "mpt", "olmo"]
 )
 def test_unit_norm_is_neutral(family, llm_folder):
-    """The norm gives every token mean square 1, whatever the family stores for a neutral weight (Gemma: 0)."""
+    """The norm gives every token mean square 1, for any stored value of a neutral weight (Gemma: 0)."""
     _, folder = llm_folder(family)
     block = build(folder, attn_implementation=None, dtype=torch.float32, final_norm="unit")
     hidden = 3 * torch.randn(2, TOKENS, block.output_projection.in_features)
@@ -321,7 +321,7 @@ def test_rotary_on_an_llm_without_rotary(family, llm_folder):
     "family", ["llama", "llama_yarn", "qwen3", "gemma3_text", "phi", "gpt_neox", "gptj", "deepseek_v3", "gpt_oss"]
 )
 def test_rotary_is_the_familys(family, llm_folder):
-    """With rotary and a causal mask the layer is what it is inside its LLM."""
+    """With rotary positions and a causal mask, the layer computes the same as inside its LLM."""
     llm, folder = llm_folder(family)
     width = llm.config.hidden_size
     block = build(

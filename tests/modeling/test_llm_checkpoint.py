@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Reading one layer out of an LLM's checkpoint, wherever and however it is stored; and checkpoints that are bad."""
+"""Reading one layer from an LLM's checkpoint, in any location and format; and bad checkpoints."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def assert_holds_layer(block, llm, index=1, position=0, dtype=None):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A LLaMA whose layer dwarfs the headers of its files, in float16: (LLM, folder, folder of shards)."""
+    """A LLaMA whose layer is much larger than its files' headers, in float16: (LLM, folder, folder of shards)."""
     llm = tiny_llm(
         tiny_config("llama", hidden_size=128, intermediate_size=384, num_hidden_layers=4), dtype=torch.float16
     )
@@ -184,7 +184,7 @@ def test_gguf_of_gemma_27b(family, layers, tmp_path):
 
 
 def test_every_listed_gguf_architecture_can_be_read():
-    """All are tested, and none is promised that transformers cannot read the config of."""
+    """Every listed architecture is tested, and transformers can read its config."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     tested = {"llama", *(GGUF_NAMES.get(family, family) for family in GGUF_FAMILIES)}
@@ -239,7 +239,7 @@ def test_mixture_of_experts_is_fused(llm_folder):
     ],
 )
 def test_other_prefixes(family, old_prefix, new_prefix, llm_folder, tmp_path):
-    """Checkpoints of the bare model (published GPT-2, OPT and BLOOM), and of a model that holds the LLM."""
+    """Checkpoints of the bare model (published GPT-2, OPT and BLOOM), and of a model that contains the LLM."""
     llm, _ = llm_folder(family)
     tensors = {
         new_prefix + k.removeprefix(old_prefix): v for k, v in llm.state_dict().items() if k.startswith(old_prefix)
@@ -264,7 +264,7 @@ def test_leftover_buffers_are_ignored(llm_folder, tmp_path):
 
 
 def test_language_model_beside_a_vision_tower(tmp_path):
-    """The vision tower has as many layers as the language model, under paths that end alike."""
+    """The vision tower has as many layers as the language model, under paths with the same end."""
     config = AutoConfig.for_model(
         "llava",
         text_config=tiny_config("llama").to_dict(),
@@ -343,7 +343,7 @@ def test_fingerprint(llm_folder, tmp_path):
     others.append(build(write_tensors(llm.config, half, tmp_path / "half")))
     found = [block.config.fingerprint for block in others]
     assert len({fingerprint, *found}) == 1 + len(found)
-    # what the block does with the layer is no part of it
+    # independent of the block's use of the layer
     assert build(folder, residual="outer", attention="causal", rotary=True).config.fingerprint == fingerprint
     assert build(folder, layer_index=-2).config.fingerprint == fingerprint
 
@@ -847,7 +847,7 @@ def test_quantised_llm(copy_of):
 
 
 def test_a_failed_build_leaves_no_random_layer(copy_of):
-    """The same bad checkpoint through every way in: always an error, never a model."""
+    """The same bad checkpoint through every entry point: always an error, never a model."""
     llm, folder = copy_of()
     tensors = {k: v for k, v in llm.state_dict().items() if k != "model.layers.1.mlp.up_proj.weight"}
     write_tensors(llm.config, tensors, folder)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Bytes and memory for one layer, measured by benchmarks/loading.py in a process of its own."""
+"""Bytes and memory for one layer, measured by benchmarks/loading.py in a separate process."""
 
 import importlib.util
 

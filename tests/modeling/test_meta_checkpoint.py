@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""LLaMA as Meta distributes it, in one file or several, gives the layer that transformers' checkpoint gives."""
+"""LLaMA in Meta's format, in one file or several, gives the same layer as transformers' checkpoint."""
 
 import json
 
@@ -48,7 +48,7 @@ def llm():
 
 
 def write_meta(llm, folder, num_files=1):
-    """As Meta's training code shards a model: rows of q, k, v, gate and up, columns of the others, copies of norms."""
+    """Shard like Meta's training code: rows of q, k, v, gate and up, columns of the others, copies of norms."""
     folder.mkdir()
     params = {"dim": 32, "multiple_of": 32, "n_heads": 4, "n_kv_heads": 2, "n_layers": 3, "vocab_size": 64}
     (folder / "params.json").write_text(json.dumps({**params, "norm_eps": llm.config.rms_norm_eps}))

@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-What every model of the package computes and trains, whatever its task: the models are the cases of model_cases.py.
+Outputs and training of every model of the package, for any task: the models are the cases of model_cases.py.
 Loading and saving are in test_model_files_contract.py.
 """
 
@@ -64,7 +64,7 @@ def test_without_a_block_it_is_its_host(case, attn):
 @either_attention
 @cases(lambda case: case.plain_class, vit=vit_row)
 def test_without_a_block_it_is_the_class_of_transformers(case, attn, way, block, tmp_path):
-    """Which is left alone: it loads and runs as before when one of ours has been built."""
+    """transformers' class is unchanged: it loads and runs as before after one of ours has been built."""
     config = case.plain_class.config_class(**case.fields)
     plain = randomize(case.plain_class._from_config(config, attn_implementation=attn), seed=1).eval()
     plain.save_pretrained(tmp_path)
@@ -114,7 +114,7 @@ def test_same_seed_same_host_with_and_without_block(case, block):
 @either_attention
 @every_position
 def test_block_stands_at_its_position(case, position, attn, block):
-    """Every hidden state by hand; the block adds one, and one attention, at its place."""
+    """Every hidden state computed by hand; the block adds one, and one attention, at its position."""
     model, inputs, seen = case.build(block(position=position), attn_implementation=attn), case.inputs(2), []
     model.llm_block.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_base_model_under_the_head(case, block):
     with torch.no_grad():
         out = base(**case.inputs(2), output_hidden_states=True)
         assert out.last_hidden_state.shape == (2, case.num_tokens, model.config.hidden_size)
-        # The head may have the block compute the tokens that it reads alone.
+        # The head may request only its own tokens from the block.
         torch.testing.assert_close(
             case.finish(model, out.hidden_states[-1]), case.output_of(model), rtol=1e-5, atol=1e-6
         )
@@ -206,7 +206,7 @@ def test_wrong_inputs_are_refused(case, inputs, patterns, with_block, block):
     assert all(re.search(pattern, str(error.value)) for pattern in patterns), error.value
 
 
-# What is trained
+# Training
 
 
 @every_case

@@ -24,7 +24,7 @@ whole_or_light = pytest.mark.parametrize("save_weights", [True, False], ids=["wh
 
 @pytest.fixture
 def published_host(tmp_path):
-    """`published_host(case)` -> (plain host, its folder, in which nothing is of our classes)."""
+    """`published_host(case)` -> (plain host, its folder without any of our classes)."""
 
     def make(case):
         host = host_of(case.build(None, case.base_class))
@@ -38,7 +38,7 @@ def without_pooler(tensors):
     return {name: tensors[name] for name in tensors if "pooler." not in name}
 
 
-# Out of a plain host
+# From a plain host
 
 
 @every_case
@@ -241,7 +241,7 @@ print("equal")
 
 def test_remote_code(block, tmp_path):
     """Saved with their code, all models load in a fresh process in which this package does not exist."""
-    # One launch for all of them: most of the time goes into imports. That a folder can be light is the same for all.
+    # One launch for all of them: imports take most of the time. That a folder can be light is the same for all.
     folders = {**CASES, "light": CASES["vit"]}
     for folder, case in folders.items():
         model = case.build(block(save_weights=folder != "light"))
@@ -252,7 +252,7 @@ def test_remote_code(block, tmp_path):
         for folder, case in folders.items()
     ]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1"}
-    # Registering changes the classes, so it happens in a process of its own.
+    # Registering changes the classes, so it happens in a separate process.
     for script in (REGISTER, LOAD_WITHOUT_THE_PACKAGE):
         command = [sys.executable, "-c", script, json.dumps(classes)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)

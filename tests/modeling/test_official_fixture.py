@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Number by number against the released code: a tiny ViT with a LLaMA layer, converted here from its own names."""
+"""A tiny ViT with a LLaMA layer, converted from its released names, equals the released code numerically."""
 
 import json
 
@@ -127,7 +127,7 @@ def test_released_model(model, released):
         assert relative_error(seen[name], tensors[name]) < TOLERANCE, name
     assert relative_error(out.logits, tensors["logits"]) < TOLERANCE
     assert relative_error(out.loss, tensors["loss"]) < TOLERANCE
-    # All tokens, and the CLS token alone.
+    # All tokens, and only the CLS token.
     for output in (out, model(tensors["pixel_values"], labels=tensors["labels"])):
         model.zero_grad()
         output.loss.backward()

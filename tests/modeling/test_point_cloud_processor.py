@@ -26,7 +26,7 @@ def cloud(num_points=50, seed=0):
 
 
 def write(path, points):
-    """One cloud as a file of each kind."""
+    """Write one point cloud as a file of each format."""
     rows = [" ".join(f"{value:.6f}" for value in row) for row in points.reshape(-1, 3)]
     match path.suffix:
         case ".npy":
@@ -164,7 +164,7 @@ def test_nothing_optional_is_imported():
 
 
 def test_travels_to_the_hub(tmp_path):
-    """Its files, copied beside a model, load where this package is not there."""
+    """Its files, copied to a model's folder, load without this package."""
     save = (
         "from hf_frozen_llm import PointCloudProcessor\n"
         "PointCloudProcessor.register_for_auto_class('AutoFeatureExtractor')\n"

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Language models published in fp8 and MXFP4 are dequantised as transformers does it; of others the name is said."""
+"""Language models published in fp8 and MXFP4 are dequantised as in transformers; errors name other quantisations."""
 
 import json
 
@@ -26,7 +26,7 @@ def blocks_of(weight):
 
 
 def quantize_fp8(weight, per_tensor=False):
-    """Values and scales as DeepSeek-V3 publishes them."""
+    """Return values and scales in DeepSeek-V3's format."""
     if per_tensor:
         scale = weight.abs().max() / 448
         return (weight / scale).to(torch.float8_e4m3fn), scale
@@ -100,7 +100,7 @@ def test_fp8_of_experts_stored_one_by_one(tmp_path):
 
 
 def test_mxfp4(tmp_path):
-    """GPT-OSS as it is published: two numbers of four bits a byte, a scale for 32."""
+    """GPT-OSS in its published format: two 4-bit numbers per byte, one scale per 32 numbers."""
     llm = tiny_llm(tiny_config("gpt_oss", intermediate_size=32))
     published = load_file(write_llm(llm, tmp_path / "llm") / "model.safetensors")
     generator = torch.Generator().manual_seed(0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Every way of saving and loading: self-contained and light folders, changed layers, damage, interrupted saves."""
+"""All kinds of saving and loading: self-contained and light folders, changed layers, damage, interrupted saves."""
 
 import copy
 import os
@@ -250,7 +250,7 @@ def test_interrupted_save_leaves_the_old_model(moment, llm, tmp_path, monkeypatc
             model.save_pretrained(tmp_path / "first")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     load(folder)
-    # a folder that was never completed is no model, and nothing lies about
+    # an incomplete folder is not a model, and no temporary files remain
     with pytest.raises(OSError):
         Classifier.from_pretrained(tmp_path / "first")
     assert {p.name for p in tmp_path.iterdir()} - {"first"} == {"model", "llm_llama"}
@@ -259,7 +259,7 @@ def test_interrupted_save_leaves_the_old_model(moment, llm, tmp_path, monkeypatc
 
 
 def test_killed_save_leaves_the_old_model(llm, tmp_path):
-    """The process dies in the middle of writing the weights."""
+    """The process stops while it writes the weights."""
     folder = tmp_path / "model"
     build(llm()[1]).save_pretrained(folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}

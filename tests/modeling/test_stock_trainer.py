@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""transformers' own Trainer: it resumes bit for bit, loads the best model, keeps frozen what is frozen."""
+"""transformers' own Trainer: it resumes bit for bit, loads the best model, keeps frozen parameters frozen."""
 
 import copy
 import logging

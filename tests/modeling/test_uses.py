@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""What people do to a model: compile, export, adapt, copy, offload, train it in low precision or in many processes."""
+"""Uses of a model: compile, export, adapt, copy, offload, train in low precision or several processes."""
 
 import copy
 import io
@@ -38,7 +38,7 @@ from hf_frozen_llm import (
 
 
 EVERY = ["vit_class", *HOSTS]
-# Whether the block takes its fast path has nothing to do with the host.
+# Whether the block takes its fast path does not depend on the host.
 CASES = [*((host, True) for host in EVERY), *((host, False) for host in MODELS)]
 every_host = pytest.mark.parametrize(("host", "fast"), CASES)
 three_models = pytest.mark.parametrize("host", MODELS)
@@ -75,7 +75,7 @@ def host_of(model):
 
 
 def norm_of(model):
-    """The host's final norm, which stands after the block."""
+    """Return the host's final norm, which runs after the block."""
     return model.vit.layernorm if hasattr(model, "vit") else model._host.norm(model.host)
 
 
@@ -99,7 +99,7 @@ def assert_same_gradients(actual, expected):
 
 
 def assert_same_function(actual, expected):
-    """Of a block that can take its fast path only before, or only after it was changed."""
+    """Outputs of a block that can take its fast path only before, or only after a change."""
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -149,7 +149,7 @@ def test_torch_export(host, fast, strict, build):
         torch.testing.assert_close(actual, logits(model, host, batch), rtol=1e-5, atol=1e-5)
 
 
-# Their relative positions are not exported by transformers before 5.24, without a block neither.
+# Their relative positions are not exported by transformers before 5.24, nor without a block.
 NO_ONNX = ["beit", "beit_cls", "swin"] if Version(transformers.__version__) < Version("5.24") else []
 
 
@@ -202,7 +202,7 @@ def is_adapter(name):
 
 
 def base_weights(lora):
-    """What the model held before it was wrapped, under the names of then."""
+    """Return the tensors of the model before it was wrapped, with their former names."""
     return {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
         for name, tensor in lora.get_base_model().state_dict().items()
@@ -507,7 +507,7 @@ def flat(tensors):
 
 @pytest.fixture
 def distributed(build, tmp_path_factory):
-    """(folder with saved models, what two processes made of them): one launch for all tests of all xdist workers."""
+    """(folder with saved models, results of two processes): one launch for all tests of all xdist workers."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "distributed_uses"
     with FileLock(f"{folder}.lock"):

@@ -13,7 +13,7 @@ from hf_frozen_llm import VideoMAEWithLLMBlockForVideoClassification
 
 @pytest.fixture
 def published(tmp_path):
-    """(folder, model): a plain VideoMAE under the names of published checkpoints, which store two biases apart."""
+    """(folder, model): a plain VideoMAE under the names of published checkpoints, with two separate biases."""
     torch.manual_seed(0)
     model = VideoMAEForVideoClassification(VideoMAEConfig(**VIDEOMAE.fields))
     randomize(model, seed=2)

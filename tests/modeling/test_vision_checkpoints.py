@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The generic class: published checkpoints of every host, its own folders, and the plain host in them."""
+"""The generic class: published checkpoints of every host, saved folders, and the plain host in them."""
 
 import json
 import os
@@ -31,7 +31,7 @@ every_host = pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("checkpoint", ["classifier", "base"])
 @every_host
 def test_published_checkpoint_loads(host, checkpoint, published, block, llm_folder):
-    """Nothing is missing or unexpected but the block, the classifier, and what transformers' own classifier drops."""
+    """Only the block, the classifier and modules that transformers' own classifier drops are missing or unexpected."""
     with_head = checkpoint == "classifier"
     if with_head and HOSTS[host].own_classifier == "none":
         with_head = False
@@ -49,7 +49,7 @@ def test_published_checkpoint_loads(host, checkpoint, published, block, llm_fold
     missing = {key for key in info["missing_keys"] if ".pooler." not in key}
     assert missing == PROJECTIONS | expected_missing
     if host == "data2vec_vision_mean" and not with_head:
-        # its base model has no pooler, in which the final norm is
+        # its base model has no pooler, and the final norm is in the pooler
         assert info["missing_keys"] - missing == {f"data2vec_vision.pooler.layernorm.{n}" for n in ("weight", "bias")}
     else:
         assert info["missing_keys"] == missing
@@ -132,7 +132,7 @@ def test_arguments_of_the_whole_model(published, block):
 
 
 def test_attention_that_does_not_run_on_the_meta_device(block):
-    """A host is tried out with eager attention, whatever it is built with."""
+    """The trial run of a host uses eager attention, whatever the host's own implementation."""
     seen = []
 
     def attention(module, query, key, value, mask, **kwargs):

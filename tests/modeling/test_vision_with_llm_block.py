@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The generic class with hosts of many kinds: the block before the final norm, pooling, what cannot be a host."""
+"""The generic class with hosts of many kinds: the block before the final norm, pooling, refused hosts."""
 
 import copy
 
@@ -22,7 +22,7 @@ every_host = pytest.mark.parametrize("host", HOSTS)
 
 
 def by_hand(model, pixel_values):
-    """The same function out of parts: transformers' own host, the block before its final norm, pooling, classifier."""
+    """Compute the function by steps: transformers' own host, the block before its final norm, pooling, classifier."""
     plain, seen = plain_host(model), {}
     norm = model._host.norm(plain)
     if not model._host.norm_is_after_pooling:
@@ -71,7 +71,7 @@ def test_pooler_output_is_what_the_classifier_reads(host, block):
     x = HOSTS[host].pixels()
     with torch.no_grad():
         out = base(x)
-        # The classifier has the block compute the CLS token alone.
+        # The classifier requests only the CLS token from the block.
         torch.testing.assert_close(model.classifier(out.pooler_output), model(x).logits, rtol=1e-5, atol=1e-6)
         assert torch.equal(base(x, return_dict=False)[0], out.last_hidden_state)
         assert torch.equal(base(x, return_dict=False)[1], out.pooler_output)
@@ -116,7 +116,7 @@ def test_attention_mask_of_the_tokens(pooling, block):
     mask[:, 9] = 0
     x = HOSTS["vit"].pixels()
     other = x.clone()
-    other[:, :, 8:12, 0:4] += 1.0  # patch 8, behind the CLS token
+    other[:, :, 8:12, 0:4] += 1.0  # patch 8, after the CLS token
     with torch.no_grad():
         assert torch.allclose(
             model(x, attention_mask=mask).logits, model(other, attention_mask=mask).logits, atol=1e-6
@@ -212,7 +212,7 @@ def test_hosts_beyond_the_table(host, block):
 @pytest.mark.parametrize(
     ("fields", "pooling", "message"),
     [
-        # detection tokens behind the patches, a pooled one before them, eight class tokens
+        # detection tokens after the patches, a pooled one before them, eight class tokens
         ({"model_type": "yolos", **SIZES, "image_size": [16, 16]}, "mean", "which tokens of yolos are patches"),
         ({"model_type": "dinov3_convnext", "image_size": 64}, None, "which tokens of dinov3_convnext are patches"),
         ({"model_type": "pixio", **SIZES}, "cls", "pixio has no CLS token"),

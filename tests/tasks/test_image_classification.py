@@ -161,7 +161,7 @@ def test_broken_images_are_named(tmp_path, damage, streaming):
 def test_labels_outside_the_classes_are_named(tmp_path):
     images = list(make_split(3)["image"])
     datasets.Dataset.from_dict({"image": images, "label": [0, 1, -1]}).to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(ValueError, match=r"\[test\], row 2: 'label' is -1, which is none of the 6 classes"):
+    with pytest.raises(ValueError, match=r"\[test\], row 2: 'label' is -1, which is not one of the 6 classes"):
         list(load(ImageDataArguments(str(tmp_path)), split="test"))
 
 
@@ -178,7 +178,7 @@ def test_centre_crop_keeps_the_aspect_ratio():
     args = ImageDataArguments("x", crop_pct=0.875, interpolation="bilinear")
     processor = build_image_processor(args, 224, None)
     stripes = np.zeros((256, 512, 3), np.uint8)
-    stripes[:, 144:368] = 255  # what is left of a 512 x 256 picture
+    stripes[:, 144:368] = 255  # the crop of a 512 x 256 image
     pixels = processor(Image.fromarray(stripes), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 224, 224)
     assert pixels.min() > 2  # white everywhere

@@ -112,7 +112,7 @@ def test_max_points_keeps_the_farthest(tmp_path):
     chosen = sample_farthest_points(torch.tensor(whole), 20).numpy()
     assert np.array_equal(reduced["points"][:], np.take_along_axis(whole, chosen[..., None], 1))
     assert find_class_names(args, reduced) == CLASSES
-    with pytest.raises(ValueError, match="a cloud has 64 points, fewer than max_points, 65"):
+    with pytest.raises(ValueError, match="a point cloud has 64 points, fewer than max_points, 65"):
         read(PointDataArguments(name, num_points=16, max_points=65), "train")
 
 
@@ -140,7 +140,10 @@ def test_clouds_of_different_sizes(tmp_path):
     ("change", "message"),
     [
         (lambda p: {"points": np.where(p == p[3, 5], np.nan, p)}, r"\[train\], row 3: point 5 is \[nan, nan, nan\]"),
-        (lambda p: {"points": np.concatenate([p, p], -1)}, r"arrays of the shape \(64, 6\); a cloud is \(points, 3\)"),
+        (
+            lambda p: {"points": np.concatenate([p, p], -1)},
+            r"arrays of the shape \(64, 6\); a point cloud is \(points, 3\)",
+        ),
         (lambda p: {"points": p[:, :8]}, r"row 0 has 8 points, fewer than num_points, 16"),
         (lambda p: {"split": np.array(["test"] * 6)}, "could not be loaded: the splits are test"),
         (lambda p: {"label": np.array([0, 1, 9, 0, 0, 0]), "classes": np.array(CLASSES[:6])}, "9"),
@@ -210,7 +213,7 @@ def test_fewer_candidates_than_points():
 
 
 def are_in(points, clouds):
-    """Whether every point is one of its cloud, and none comes twice."""
+    """Return whether all points belong to the point cloud, without repetition."""
     return all(
         len({tuple(p) for p in a.tolist()} & {tuple(p) for p in b.tolist()}) == len(a) for a, b in zip(points, clouds)
     )
@@ -323,7 +326,7 @@ def test_evaluation_votes(run):
 
 
 def test_a_converted_host_is_the_start(run, tmp_path, llm):
-    """What the recipes of the paper do: published weights, another number of groups and of classes."""
+    """As in the paper's recipes: published weights, other numbers of groups and classes."""
     trained = load_file(run / "run" / "model.safetensors")
     (tmp_path / "host").mkdir()
     config = json.loads((run / "run" / "config.json").read_text())

@@ -52,7 +52,7 @@ def prepare(args, video, seed=None, key=(0, 0)):
 
 
 def numbers(clip):
-    """Which frames a clip holds, by their red."""
+    """Return the indices of a clip's frames, from their red."""
     return clip[:, 0].float().mean((1, 2)).round().int().tolist()
 
 
@@ -105,7 +105,7 @@ def test_too_short(sampling):
 
 
 @pytest.mark.parametrize("form", ["path", "bytes"])
-@pytest.mark.parametrize("suffix", [".mkv", ".avi"])  # the one does not say how many frames it has, the other does
+@pytest.mark.parametrize("suffix", [".mkv", ".avi"])  # only the second header has a frame count
 def test_frames_are_exact(tmp_path, suffix, form):
     written = make_frames(30)
     file = write_video(tmp_path / f"video{suffix}", written)
@@ -162,7 +162,7 @@ def test_a_file_without_a_video_stream(tmp_path):
 
 
 def test_wrong_labels_are_named(folder):
-    with pytest.raises(ValueError, match=r"row 7: 'label' is 9, which is none of the 6 classes"):
+    with pytest.raises(ValueError, match=r"row 7: 'label' is 9, which is not one of the 6 classes"):
         transform(VideoDataArguments("x"))([{"video": {"path": "x"}, "label": 9}], [(0, 7)])
 
 
@@ -206,7 +206,7 @@ def test_training_clips_depend_on_seed_epoch_and_row_alone(folder):
         epochs.append(torch.cat([batch["pixel_values"] for batch in here]))
     assert torch.equal(epochs[0], epochs[2])
     assert not torch.equal(epochs[0], epochs[1])
-    # Both clips of a video have the same frames, cut out in two ways.
+    # Both clips of a video have the same frames, cropped in two ways.
     for one, other in zip(epochs[0][0::2], epochs[0][1::2]):
         assert numbers(one) == numbers(other)
         assert not torch.equal(one, other)
@@ -318,7 +318,7 @@ def test_without_augmentation_clips_are_normalised():
     [
         ({"num_crops": 0}, "num_crops is 0"),
         ({"frame_stride": 0}, "frame_stride is 0"),
-        ({"random_erasing": 1.5}, "it is a chance"),
+        ({"random_erasing": 1.5}, "it is a probability"),
         ({"rand_augment_magnitude": 11.0}, "between 0 and 10"),
         ({"mixup_alpha": -1.0}, "must not be negative"),
         ({"random_crop_scale": [0.5]}, "two numbers"),
@@ -387,7 +387,7 @@ def test_resumed_run_is_the_same(run, tmp_path):
 def test_saved_model_in_a_pipeline(run, folder, caplog):
     processor = VideoClassification.load_processor(str(run / "run"))
     assert processor.crop_size["height"] == 16
-    # It would rather have a video processor; transformers' need torchvision.
+    # It prefers a video processor; transformers' need torchvision.
     caplog.set_level(logging.ERROR, "transformers.pipelines.video_classification")
     classify = pipeline("video-classification", str(run / "run"))
     answers = classify(f"{folder}/test/ant/0.mkv", top_k=6, frame_sampling_rate=2)

@@ -53,7 +53,7 @@ class ToyPointSetsOutput(ModelOutput):
 
 
 class ToyLayer(nn.Module):
-    """Each item sees itself and the mean of all."""
+    """Each item attends to itself and the mean of all items."""
 
     def __init__(self, config: ToyPointSetsConfig):
         super().__init__()
@@ -80,7 +80,7 @@ def masked_mean(hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
 
 
 def winner_takes_all(trajectories: torch.Tensor, scores: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
-    """Return the loss of each example: how far the best candidate is off, and how little its score says so."""
+    """Return the loss of each example: the error of the best candidate, and the cross-entropy of its score."""
     distances = (trajectories - future[:, None]).norm(dim=-1).mean(-1)
     best, winner = distances.min(1)
     return best + F.cross_entropy(scores, winner, reduction="none")
@@ -118,7 +118,7 @@ class ToyPointSetsModel(PreTrainedModelWithLLMBlock):
 
 
 class ToyScaler(FeatureExtractionMixin):
-    """What is saved with the model: the unit of its coordinates."""
+    """The processor, which is saved with the model: the unit of its coordinates."""
 
     def __init__(self, scale: float = 1.0, **kwargs):
         super().__init__(**kwargs)
@@ -226,7 +226,7 @@ class ToyPointSets(Task):
 
 
 def write_data(folder: Path, sizes: Mapping[str, int], num_channels: int = 3) -> str:
-    """Write sets of 2 to 9 items as parquet; the future goes on from their mean in one of two directions."""
+    """Write sets of 2 to 9 items as parquet; the future continues from their mean in one of two directions."""
     folder.mkdir(parents=True)
     for seed, (split, count) in enumerate(sizes.items()):
         features = {"items": datasets.List(datasets.List(datasets.Value("float32")))}
@@ -248,7 +248,7 @@ def make_rows(seed: int, count: int, num_channels: int) -> Iterator[Row]:
 
 
 def add() -> None:
-    """Make the package and the Auto classes know the task."""
+    """Register the task with the package and the Auto classes."""
     AutoConfig.register("toy_point_sets", ToyPointSetsConfig, exist_ok=True)
     AutoModel.register(ToyPointSetsConfig, ToyPointSetsModel, exist_ok=True)
     TASKS[ToyPointSets.name] = ToyPointSets

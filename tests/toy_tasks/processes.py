@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Trains and evaluates toys in each of torchrun's processes; its argument is a JSON list of commands and arguments."""
+"""Train and evaluate toy tasks in torchrun's processes; the argument is a JSON list of commands and arguments."""
 
 import json
 import sys

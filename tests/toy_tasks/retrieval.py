@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""A toy task: retrieval between two galleries, whose pairs a scorer ranks. It streams nothing."""
+"""A toy task: retrieval between two galleries, whose pairs a scorer ranks. It does not stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class ToyRetrievalModel(PreTrainedModelWithLLMBlock):
     def forward(
         self, left=None, right=None, negatives=None, left_embeds=None, right_embeds=None, **kwargs
     ) -> ToyRetrievalOutput:
-        """Give `negatives (batch, negatives, tokens, channels)` for a loss; encodings of items spare their encoder."""
+        """Give `negatives (batch, negatives, tokens, channels)` for a loss; encodings of items skip the encoder."""
         left_embeds = self.encode(left, "left") if left is not None else left_embeds
         right_embeds = self.encode(right, "right") if right is not None else right_embeds
         scores = loss = None
@@ -125,7 +125,7 @@ class ToyRetrievalArguments(DataArguments):
 
 
 class PairTransform:
-    """Turn pairs into both items, and draw negatives out of all `rows` of the data set where there are such."""
+    """Turn pairs into both items, and draw negatives from all `rows` of the data set if given."""
 
     def __init__(self, rows: datasets.Dataset | None, num_negatives: int, seed: int):
         self.rows = rows
@@ -245,7 +245,7 @@ def write_data(folder: Path, sizes: Mapping[str, int], num_channels: int = 4) ->
 
 
 def add() -> None:
-    """Make the package and the Auto classes know the task."""
+    """Register the task with the package and the Auto classes."""
     AutoConfig.register("toy_retrieval", ToyRetrievalConfig, exist_ok=True)
     AutoModel.register(ToyRetrievalConfig, ToyRetrievalModel, exist_ok=True)
     TASKS[ToyRetrieval.name] = ToyRetrieval

@@ -42,7 +42,7 @@ def weights(folder):
 
 @pytest.fixture
 def dinov2(tmp_path):
-    """A published DINOv2: configured for 24 pixels, its image processor cuts out 16."""
+    """A published DINOv2: configured for 24 pixels, with an image processor that crops to 16."""
     HOSTS["dinov2"].published(image_size=24).save_pretrained(tmp_path / "dinov2")
     size = {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}
     BitImageProcessorPil(**size, image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(tmp_path / "dinov2")

@@ -117,7 +117,7 @@ def test_task_and_model_type_go_together(read):
     recipe = read("", "--task", "video-classification", "--num_crops", "3")
     assert recipe.values["num_crops"] == 3
     with pytest.raises(
-        ValueError, match=r"which a vit_with_llm_block is not for\. Set model_type to videomae_with_llm_b"
+        ValueError, match=r"which does not fit vit_with_llm_block\. Set model_type to videomae_with_llm_b"
     ):
         recipe.arguments(ModelArguments)
     recipe = read("", "--model_type", "point_bert_with_llm_block", "--host.num_groups", "8")
@@ -166,7 +166,7 @@ def test_host_is_named_by_its_model_type(read):
 
 @pytest.mark.parametrize("name", ["dinov2", "clip"])
 def test_host_is_named_by_its_checkpoint(read, tmp_path, name):
-    # The configuration is all that is read, and of a CLIP only its image half.
+    # Only the configuration is read, and from a CLIP only that of its vision encoder.
     HOSTS[name].checkpoint_config().save_pretrained(tmp_path / "host")
     text = ANY_HOST + f"host:\n  name_or_path: {tmp_path / 'host'}\n"
     assert read(text, "--host.hidden_act", "relu").host["hidden_act"] == "relu"

@@ -117,12 +117,12 @@ def test_killed_run_resumes_bit_equal(finished_run, recipe, tmp_path, caplog):
     run_killed(output_dir, 7, "hf_frozen_llm", *command, env=environment)
     assert not (output_dir / "results.json").exists()
 
-    # What being killed while writing leaves behind.
+    # The files of a run killed while writing.
     kept = last_complete_checkpoint(output_dir)
     assert kept is not None and kept.name == "checkpoint-5"
     half = Path(shutil.copytree(kept, output_dir / "checkpoint-23"))
     (half / "trainer_state.json").unlink()
-    # transformers' loggers hand nothing on to the root logger
+    # transformers' loggers do not propagate to the root logger
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     logging.getLogger("hf_frozen_llm").addHandler(caplog.handler)
@@ -244,14 +244,14 @@ def test_what_a_resumed_run_may_change(finished_run, recipe, tmp_path):
 def test_checkpoints_of_other_programs_are_not_resumed(finished_run, recipe, tmp_path):
     (copy_checkpoint(finished_run, tmp_path) / "recipe.json").unlink()
     with pytest.raises(
-        ValueError, match=r"checkpoint-10 has no recipe\.json, so what it was trained with is not known"
+        ValueError, match=r"checkpoint-10 has no recipe\.json, so the settings of its training are unknown"
     ):
         run(recipe, tmp_path, "--resume")
 
 
 @pytest.mark.parametrize(("metric", "best"), [("top1", max), ("loss", min), ("eval_top1", max)])
 def test_the_best_model_is_kept(recipe, tmp_path, metric, best):
-    """By an accuracy, which is better higher, or by the loss."""
+    """By an accuracy (higher is better), or by the loss."""
     flags = ["--load_best_model_at_end", "true", "--metric_for_best_model", metric, "--save_strategy", "epoch"]
     results = run(recipe, tmp_path, *flags)
     key = f"eval_{metric.removeprefix('eval_')}"
@@ -289,7 +289,7 @@ def test_freeze_host_trains_projections_and_head_alone(recipe, tmp_path):
     assert changed == trained
     assert results["parameters"]["trainable"] == sum(after[name].numel() for name in trained)
     assert len(torch.load(tmp_path / "checkpoint-4" / "optimizer.pt")["state"]) == 4
-    # and goes on like that
+    # and so on
     shutil.rmtree(tmp_path / "checkpoint-4")
     run(recipe, tmp_path, "--freeze_host", "true", "--max_steps", "4", "--eval_strategy", "no", "--resume")
     resumed = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
@@ -453,7 +453,7 @@ LORA = ["--lora.r", "2", "--learning_rate", "1e-2", "--max_steps", "10", "--eval
 
 
 def test_lora_of_the_llm_layer(recipe, tmp_path):
-    """Trained beside everything else, resumed bit for bit, and merged in the model that is saved."""
+    """LoRA is trained with the other parameters, resumed bit for bit, and merged in the saved model."""
     results = run(recipe, tmp_path / "whole", *LORA)
     copy_checkpoint(tmp_path / "whole", tmp_path / "resumed", 5)
     run(recipe, tmp_path / "resumed", *LORA, "--resume")

@@ -35,7 +35,7 @@ MODELS = {
 
 
 def optimizer_of(model, layer_decay=1.0, scales=None):
-    """Learning rates of 1 where nothing scales them, weight decay of matrices alone."""
+    """Learning rates are 1 unless scaled; only matrices have weight decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.1},
@@ -128,7 +128,7 @@ def test_loss_of_shared_labels():
 
 
 def test_evaluation_losses_are_not_smoothed():
-    """Of single examples, so that their mean is the same for any batch size and number of processes."""
+    """The losses are of single examples, so that their mean is the same for any batch size and number of processes."""
     task = find_task("vit_with_llm_block")(ImageDataArguments("x"), None, None)
     logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
     batch = {"row": torch.arange(4), "pixel_values": logits, "labels": labels}

@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    """Fails a test that is skipped although its class does not name it in `skipped`, and one named there that runs."""
+    """Fail a test that is skipped although its class does not name it in `skipped`, and one named there that runs."""
     report = yield
     if torch_device != "cpu" or not isinstance(item, pytest.Function):
         return report

@@ -16,7 +16,7 @@ class ViTWithLLMBlockSuite(ModelCaseSuite):
 
 @pytest.mark.host_table("upstream tests", host="vit_class")
 class ViTWithLLMBlockPretrainedTest(ViTWithLLMBlockSuite, unittest.TestCase):
-    """The layer comes out of an LLM checkpoint."""
+    """The layer comes from an LLM checkpoint."""
 
 
 @pytest.mark.host_table("upstream tests", host="vit_class")

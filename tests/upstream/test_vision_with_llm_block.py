@@ -29,7 +29,7 @@ from hf_frozen_llm import (
 )
 
 
-# With the block no more layers than transformers allows its tests, and no parameter that a training step leaves alone.
+# With the block no more layers than transformers allows its tests, and no parameter that a training step does not use.
 TINIER = {
     "dinov2": {"num_hidden_layers": 1, "use_mask_token": False},
     "swin": {"depths": [1, 1]},

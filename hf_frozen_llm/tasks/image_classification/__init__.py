@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import datasets
 import numpy as np
 
-# Not the top-level name: before transformers 5.20 that one asks for torchvision.
+# Not the top-level name: before transformers 5.20 that one requires torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, load_rows, select_columns
@@ -29,15 +29,15 @@ from hf_frozen_llm.tasks.task import Batch
 @dataclass
 class ImageDataArguments(ClassificationArguments):
     """
-    Where the images come from and how they become tensors, beside [`ClassificationArguments`].
+    The source of images and their conversion to tensors, besides [`ClassificationArguments`].
 
     Args:
         image_column (`str`, *optional*, defaults to `"image"`):
             Column of the images.
         image_size (`int`, *optional*):
-            Pixels of a side of the square that the model sees. By default what the image processor of the published
-            host gives, unless `host.image_size` is set, or else the host's `image_size`. Another size than the host's
-            is for hosts that interpolate their positions themselves (DINOv2, DINOv3, Swin).
+            Side, in pixels, of the model's square input. By default the size of the published host's image processor,
+            unless `host.image_size` is set, or else the host's `image_size`. A size other than the host's requires a
+            host that interpolates its positions itself (DINOv2, DINOv3, Swin).
         image_mean (`list[float]`, *optional*):
             Mean of the channels. By default ImageNet's, or that of the published host the model starts from.
         image_std (`list[float]`, *optional*):
@@ -45,8 +45,8 @@ class ImageDataArguments(ClassificationArguments):
         interpolation (`"bicubic"` or `"bilinear"`, *optional*, defaults to `"bicubic"`):
             How images are resized.
         crop_pct (`float`, *optional*):
-            Evaluate on the middle of the image: the shorter edge becomes `image_size / crop_pct`, then a square is cut
-            out of the centre. By default the whole image is squeezed into the square.
+            Evaluate on the middle of the image: the shorter edge becomes `image_size / crop_pct`, then the
+            central square is cropped. By default the whole image is resized to the square.
         random_crop_scale (`list[float]`, *optional*):
             Train on random crops that cover this share of the image, for example `[0.08, 1.0]`, of aspect ratio 3/4 to
             4/3.

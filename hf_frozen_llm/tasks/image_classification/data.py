@@ -45,7 +45,7 @@ def read_published_processor(
         if settings.get(name) is False:
             raise ValueError(
                 f"The image processor of host.name_or_path {host!r} has {name}=False, but images are always rescaled "
-                "to 0…1 and normalised here. Use a copy of the host whose preprocessor_config.json says so."
+                f"to 0…1 and normalised here. Use a copy of the host with {name}=true in its preprocessor_config.json."
             )
     return settings
 
@@ -57,7 +57,7 @@ def find_image_size(
     config_size: int | Sequence[int],
 ) -> int | Sequence[int]:
     """
-    Return the size of the images that the model sees.
+    Return the size of the model's input images.
 
     Args:
         args ([`ImageDataArguments`]):
@@ -65,8 +65,8 @@ def find_image_size(
         host (`Mapping[str, Any]`):
             The recipe's group `host`, whose `image_size` comes second.
         published (`Mapping[str, Any]`, *optional*):
-            What [`read_published_processor`] gave. A published host need not see images of its configuration's size:
-            DINOv2 is configured for 518 pixels and made for 224.
+            The result of [`read_published_processor`]. The input size of a published host can differ from its
+            configuration: DINOv2 is configured for 518 pixels, and its processor gives 224.
         config_size (`int` or `Sequence[int]`):
             The size in the host's configuration.
 

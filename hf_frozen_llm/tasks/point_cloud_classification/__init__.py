@@ -26,10 +26,10 @@ from hf_frozen_llm.tasks.task import Batch
 @dataclass
 class PointDataArguments(ClassificationArguments):
     """
-    Where point clouds come from and how they become tensors, beside [`ClassificationArguments`]. `dataset_name` may
+    The source of point clouds and their conversion to tensors, besides [`ClassificationArguments`]. `dataset_name` may
     also be
 
-    - an `.npz` file of the arrays `points` (clouds, points, 3), `label`, `split` and, optionally, `classes`;
+    - an `.npz` file with the arrays `points` (clouds, points, 3), `label`, `split` and, optionally, `classes`;
     - a folder of `.h5` files that the splits name, as ScanObjectNN and ModelNet40 have them (`data` and `label`):
       `train_split: training_objectdataset.h5`, or with wildcards, `ply_data_train*.h5`;
     - a folder of text files that a split's list names, as ModelNet40 has them (`train_split: modelnet40_train.txt`);
@@ -38,26 +38,26 @@ class PointDataArguments(ClassificationArguments):
 
     Args:
         points_column (`str`, *optional*, defaults to `"points"`):
-            Column of the clouds, where they come from a Hub id or parquet files.
+            Column of the point clouds, for a Hub id or parquet files.
         num_points (`int`, *optional*, defaults to 1024):
-            Points that the model sees, chosen by farthest point sampling.
+            Number of points in the model's input, chosen by farthest point sampling.
         num_candidates (`int`, *optional*):
-            In training, this many are chosen by farthest point sampling, and `num_points` of them at random. By
-            default `num_points` are drawn from the whole cloud.
+            In training, choose this many by farthest point sampling, then `num_points` of them at random. By default,
+            draw `num_points` from the whole point cloud.
         max_points (`int`, *optional*):
-            Clouds are reduced to this many points by farthest point sampling, once; the result is kept in the cache
-            of `datasets`.
+            Reduce each point cloud to this many points once, by farthest point sampling; the cache of `datasets` keeps
+            the result.
         normalize (`bool`, *optional*, defaults to `True`):
-            Whether clouds are moved to the origin and scaled to a sphere of radius 1.
+            Whether point clouds are moved to the origin and scaled to a sphere of radius 1.
         random_scale (`list[float]`, *optional*):
             Smallest and largest factor of each coordinate in training, for example `[0.6667, 1.5]`.
         random_translation (`float`, *optional*, defaults to 0.0):
-            How far training clouds are moved along each axis at most, either way.
+            Largest random translation of training point clouds along each axis, in either direction.
         random_rotation (`"x"`, `"y"`, `"z"` or `"any"`, *optional*):
-            Axis around which training clouds are turned, by any angle; `"any"` is any rotation.
+            Axis of random rotations of training point clouds, by any angle; `"any"` is any rotation.
         num_votes (`int`, *optional*, defaults to 1):
-            Evaluate on this many choices of points, and average the logits: the first as described, the others drawn
-            and changed as in training.
+            Evaluate on this many samples of points, and average the logits: the first without augmentation, the others
+            with the augmentation of training.
     """
 
     input_key: ClassVar[str] = "points_column"
@@ -135,15 +135,15 @@ class PointCloudClassification(ClassificationTask):
         sizes = {len(example["points"]) for example in examples}
         if len(sizes) > 1:
             raise ValueError(
-                f"Point clouds have {min(sizes)} to {max(sizes)} points, and those of a batch need as many as each "
-                "other. Set max_points to at most the smallest number, so that all are reduced to that."
+                f"Point clouds have {min(sizes)} to {max(sizes)} points, but all point clouds of a batch need the "
+                "same number. Set max_points to at most the smallest number, to reduce all of them to it."
             )
         return super().collate(examples)
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """
-        Take `num_points` of `num_candidates` points, scale, move and turn them, as in the released code of the paper
-        (`PointcloudScaleAndTranslate`; rotations are an option of ours).
+        Take `num_points` of `num_candidates` points, scale, translate and rotate them, as in the paper's released code
+        (`PointcloudScaleAndTranslate`; rotations are an addition).
         """
         points = self.choose_candidates(batch["points"])
         return {**batch, "points": self.change(points, rng)}

@@ -41,8 +41,8 @@ def load_clouds(args: "PointDataArguments", split: str, with_targets: bool) -> H
     shape = np.shape(row[args.points_column])
     if len(shape) != 2 or shape[1] != 3:
         raise ValueError(
-            f"{where}: column {args.points_column!r} holds arrays of the shape {shape}; a cloud is (points, 3), the "
-            "coordinates alone. Set points_column to another column, or leave out what is not a coordinate."
+            f"{where}: column {args.points_column!r} holds arrays of the shape {shape}; a point cloud is (points, 3), "
+            "the coordinates alone. Set points_column to another column, or leave out what is not a coordinate."
         )
     if args.max_points is not None:
         features = None  # a stream may not know its features
@@ -148,7 +148,7 @@ def generate_rows(files: list[tuple[str, str]], columns: tuple[str, str], change
     for path, label in files:
         points = read_points(path)
         if points.ndim != 2 or points.shape[1] != 3:
-            raise ValueError(f"{path} holds an array of the shape {points.shape}; a cloud is (points, 3).")
+            raise ValueError(f"{path} holds an array of the shape {points.shape}; a point cloud is (points, 3).")
         yield {columns[0]: points.astype(np.float32), columns[1]: label}
 
 
@@ -156,7 +156,7 @@ def keep_farthest(rows: Mapping[str, Any], column: str, max_points: int, where: 
     kept = []
     for cloud in rows[column]:
         if len(cloud) < max_points:
-            raise ValueError(f"{where}: a cloud has {len(cloud)} points, fewer than max_points, {max_points}.")
+            raise ValueError(f"{where}: a point cloud has {len(cloud)} points, fewer than max_points, {max_points}.")
         if len(cloud) > max_points:
             chosen = sample_farthest_points(torch.tensor(cloud)[None], max_points)[0]
             cloud = cloud[chosen.numpy()]
@@ -171,8 +171,9 @@ def load_single_files(args: "PointDataArguments", files: Sequence[str]) -> datas
 
 class PointCloudTransform(ClassificationTransform):
     """
-    Check and normalise point clouds; see [`ClassificationTransform`]. One that is a file is read, and reduced to the
-    points that the model sees, so that files of all sizes make a batch, unless several votes draw from all points.
+    Check and normalise point clouds; see [`ClassificationTransform`]. A point cloud from a file is reduced to the
+    number of points in the model's input, so that files of all sizes fit into a batch, unless several votes draw from
+    all points.
     """
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
@@ -187,11 +188,11 @@ class PointCloudTransform(ClassificationTransform):
         return examples
 
     def read_file(self, file: str) -> torch.Tensor:
-        """Return the cloud of a file, with as many points as those of a split have in evaluation."""
+        """Return the point cloud of a file, with as many points as an evaluation uses."""
         cloud = read_points(file)
         if cloud.ndim == 3:
             if len(cloud) != 1:
-                raise ValueError(f"{file} holds {len(cloud)} point clouds; give files of one each.")
+                raise ValueError(f"{file} holds {len(cloud)} point clouds; give files with one point cloud each.")
             cloud = cloud[0]
         if self.args.max_points is not None:
             cloud = keep_farthest({"points": [cloud]}, "points", self.args.max_points, file)["points"][0]

@@ -30,7 +30,7 @@ from hf_frozen_llm.tasks.video_classification.data import (
 @dataclass
 class VideoDataArguments(ClassificationArguments):
     """
-    Where the videos come from and how they become tensors, beside [`ClassificationArguments`]. `dataset_name` may also
+    The source of videos and their conversion to tensors, besides [`ClassificationArguments`]. `dataset_name` may also
     be a folder of video files, if the split is a file of annotations in it: Something-Something's `.json`, or a `.csv`
     of paths and labels.
 
@@ -38,16 +38,16 @@ class VideoDataArguments(ClassificationArguments):
         video_column (`str`, *optional*, defaults to `"video"`):
             Column of the videos.
         sampling (`"uniform"` or `"dense"`, *optional*, defaults to `"uniform"`):
-            Which frames are read. `"uniform"`: one of each of `num_frames` equal parts of the video, a random one in
-            training. `"dense"`: every `frame_stride`th, from a random start in training.
+            Choice of frames. `"uniform"`: one from each of `num_frames` equal parts of the video, a random one in
+            training. `"dense"`: every `frame_stride`th frame, from a random start in training.
         frame_stride (`int`, *optional*, defaults to 4):
             Step between the frames of dense sampling.
         repeat_frames (`bool`, *optional*, defaults to `False`):
-            Whether a video of fewer frames than the model reads shows some of them again, instead of being refused.
+            Whether frames of a video with fewer than `num_frames` are repeated, instead of refusing the video.
         num_segments (`int`, *optional*, defaults to 1):
-            Evaluate on this many choices of frames of a video; the class probabilities of all views are averaged.
+            Evaluate on this many samples of frames of a video; the class probabilities of all views are averaged.
         num_crops (`int`, *optional*, defaults to 1):
-            Evaluate on this many squares along the longer side of the video: 1, the middle, or more.
+            Evaluate on this many square crops along the longer side of the video: 1, the middle, or more.
         image_mean (`list[float]`, *optional*):
             Mean of the channels. By default that of the published host, or else ImageNet's.
         image_std (`list[float]`, *optional*):
@@ -60,17 +60,17 @@ class VideoDataArguments(ClassificationArguments):
         random_flip (`bool`, *optional*, defaults to `False`):
             Whether half of the training clips are mirrored.
         rand_augment_ops (`int`, *optional*, defaults to 0):
-            Operations of RandAugment on a training clip, the same on all of its frames, each with a chance of 1/2.
+            Operations of RandAugment on a training clip, the same on all of its frames, each with probability 1/2.
         rand_augment_magnitude (`float`, *optional*, defaults to 7.0):
             Their strength, from 0 to 10, drawn with a standard deviation of 0.5.
         random_erasing (`float`, *optional*, defaults to 0.0):
-            Chance that a box of a training clip, the same in all frames, is replaced by noise.
+            Probability that a box of a training clip, the same in all frames, is replaced by noise.
         mixup_alpha (`float`, *optional*, defaults to 0.0):
             Mixup of training clips: parameter of the beta distribution; 0 is none.
         cutmix_alpha (`float`, *optional*, defaults to 0.0):
             CutMix likewise. With both, each batch draws one of them.
         samples_per_video (`int`, *optional*, defaults to 1):
-            How often a training video is in its batch, augmented anew each time (repeated augmentation).
+            How often a batch includes each of its videos, with new augmentation (repeated augmentation).
     """
 
     input_key: ClassVar[str] = "video_column"
@@ -108,7 +108,7 @@ class VideoDataArguments(ClassificationArguments):
         self.check_colours()
         self.check_range("random_crop_scale", 0, 1, "[0.08, 1.0]")
         if not 0 <= self.random_erasing <= 1:
-            raise ValueError(f"random_erasing is {self.random_erasing}; it is a chance, from 0 to 1.")
+            raise ValueError(f"random_erasing is {self.random_erasing}; it is a probability, from 0 to 1.")
         if not 0 <= self.rand_augment_magnitude <= 10:
             raise ValueError(f"rand_augment_magnitude is {self.rand_augment_magnitude}; it must lie between 0 and 10.")
         for name in ("rand_augment_ops", "mixup_alpha", "cutmix_alpha"):

@@ -2,7 +2,8 @@
 """
 Read lists of annotated videos, decode frames, and cut clips for a classifier.
 
-PyAV reads the files: its wheels include FFmpeg, whereas torchcodec and decord need an installed one that fits.
+PyAV reads the files: its wheels include FFmpeg, whereas torchcodec and decord need an installed FFmpeg of a matching
+version.
 """
 
 import csv
@@ -42,9 +43,9 @@ def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
         args ([`VideoDataArguments`]):
             `dataset_name` is the folder of the videos, or the folder above `20bn-something-something-v2`.
         split (`str`):
-            Path of the list, below that folder: a `.json` file as Something-Something V2 has them (`id` and
+            Path of the list, below that folder: a `.json` file in Something-Something V2's format (`id` and
             `template`; the classes are those of `labels.json` beside it, if there is one), or a `.csv` file of a path
-            and a label in each row, separated by a space or a comma, as VideoMAE has them.
+            and a label in each row, separated by a space or a comma, in VideoMAE's format.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: paths and labels.
@@ -112,7 +113,7 @@ def build_video_processor(
                 host["name_or_path"], revision=host.get("revision")
             )
         except OSError:
-            published = {}  # a converted checkpoint: the released code uses the figures of ImageNet
+            published = {}  # a converted checkpoint: the released code uses ImageNet's mean and standard deviation
     return VideoMAEImageProcessorPil(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
@@ -138,7 +139,7 @@ def choose_frames(
             training.
 
     Returns:
-        `np.ndarray` of shape `(num_frames,)`: their numbers, in order.
+        `np.ndarray` of shape `(num_frames,)`: their indices, in order.
 
     Raises:
         `ValueError`: if the video is too short.
@@ -170,13 +171,13 @@ def read_frames(video: Mapping[str, Any], choose: Callable[[int], np.ndarray]) -
 
     Args:
         video (`Mapping[str, Any]`): `bytes` of the file, or its `path`.
-        choose (`Callable[[int], np.ndarray]`): from how many frames there are to the numbers of those that are wanted.
+        choose (`Callable[[int], np.ndarray]`): from the number of frames to the indices of the wanted ones.
 
     Returns:
-        `dict[int, Image.Image]`: these, by their numbers.
+        `dict[int, Image.Image]`: the wanted frames, by their indices.
 
     Raises:
-        `ValueError`: if it cannot be decoded, or not to the end that its header says.
+        `ValueError`: if the file cannot be decoded, or has fewer frames than its header says.
     """
     import av
 
