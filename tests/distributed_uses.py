@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Trains saved models in each of torchrun's processes, for test_uses.py.
+Trains saved models in each of torchrun's processes, for test_distributed_and_low_precision.py.
 
 Its argument is a folder; `models/<host>-<fast>` in it are trained, and `results.json` gets what became of them.
 """
