@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Train saved models in each of torchrun's processes, for test_uses.py.
+Train saved models in each of torchrun's processes, for test_distributed_and_low_precision.py.
 
 The argument is a folder: the script trains its `models/<host>-<fast>`, and writes the results to `results.json`.
 """
@@ -37,7 +37,7 @@ def frozen_tensors(model) -> dict[str, torch.Tensor]:
 
 
 def train_steps(model, pixel_values: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """Return the losses of three steps of SGD."""
+    """Losses of three steps of SGD."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     losses = []
     for _ in range(3):
@@ -50,7 +50,7 @@ def train_steps(model, pixel_values: torch.Tensor, labels: torch.Tensor) -> list
 
 
 def shard(model):
-    """Shard like accelerate and Trainer: every module that must not be split, then the rest."""
+    """As FSDP of accelerate and Trainer does: every module that is not to be split, then the rest."""
     for module in list(model.modules()):
         if type(module).__name__ in model._no_split_modules:
             fully_shard(module)
@@ -58,7 +58,7 @@ def shard(model):
 
 
 def run(folder: Path, host: str, fully_sharded: bool) -> dict:
-    """Train on this process's part of the batch; return the losses of the whole batch."""
+    """Every process trains on its part of the batch; the losses are those of the whole batch."""
     model = load(folder)
     before = frozen_tensors(model)
     wrapped = shard(model) if fully_sharded else DistributedDataParallel(model, find_unused_parameters=True)

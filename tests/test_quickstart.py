@@ -14,9 +14,10 @@ import quickstart
 import torch
 from hub_server import HubServer
 from killed_run import run_killed
+from llm_files import write_llm
 from paths import REPO
 from PIL import Image
-from tiny_llms import tiny_config, tiny_llm, write_llm
+from tiny_llms import tiny_config, tiny_llm
 from transformers import AutoModelForImageClassification
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 

@@ -1,12 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Tiny LLMs of many families with random weights, norms and biases too, and functions that save them."""
+"""Tiny LLMs of many families with random weights, norms and biases too."""
 
 import json
 import re
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -185,7 +183,7 @@ MIXTURES = {
     "gpt_oss",
     "llama4_text",
 }
-# the whole model adds something of its own around the layer (alibi, chunks) or is always causal
+# the whole model adds something of its own around the layer (alibi, chunks) or stays causal whatever it is asked
 NO_ORACLE = {
     "gpt_neo",
     "gptj",
@@ -200,22 +198,6 @@ NO_ORACLE = {
 }
 NO_SDPA_ORACLE = {"stablelm", "nemotron"}
 NO_FINAL_NORM = {"opt_350m"}
-# rotary positions that the family itself applies
-ROTARY = {
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi",
-    "phi3",
-    "gptj",
-    "gpt_neox",
-    "deepseek_v3",
-    "gpt_oss",
-}
 
 # case -> (model_type, config keys, layer): layers without self-attention, and models that are no decoder
 NO_SELF_ATTENTION = {
@@ -284,7 +266,7 @@ NOT_DECODERS = {
     "clip": ("clip", {}),
     "whisper": ("whisper", {**ENCODER_DECODER, "pad_token_id": 0}),
 }
-# families that need more arguments than the generic call gives: they run correctly, or are refused by name
+# families that need more than the generic call gives: run right, or refused by name
 MAY_BE_REFUSED = {
     "xglm": (
         "xglm",
@@ -318,7 +300,7 @@ MAY_BE_REFUSED = {
 
 
 def tiny_config(family, **overrides):
-    """Return the config of one case of the tables above (`family` is the case's name)."""
+    """The config of one case of the tables above (`family` is the case's name)."""
     for table in (FAMILIES, NO_SELF_ATTENTION, NOT_DECODERS, MAY_BE_REFUSED):
         if family in table:
             model_type, keys = table[family][:2]
@@ -328,7 +310,7 @@ def tiny_config(family, **overrides):
 
 
 def randomize(model, seed=0, std=0.15):
-    """Add noise to every parameter and persistent buffer, so that no norm is neutral and no bias is zero."""
+    """Adds noise to every parameter and persistent buffer, so that no norm is neutral and no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         state = model.state_dict(keep_vars=True)
@@ -340,14 +322,14 @@ def randomize(model, seed=0, std=0.15):
 
 
 def tiny_llm(config, seed=0, dtype=torch.float32, **kwargs):
-    """Build the whole causal LM of `config` with random weights."""
+    """The whole causal LM of `config` with random weights."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **kwargs)
     return randomize(model, seed).to(dtype).eval()
 
 
 def decoder_stack(model):
-    """Return the decoder's `ModuleList` of layers, and its dotted path in `model`."""
+    """The decoder's `ModuleList` of layers, and its dotted path in `model`."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     # beside a tower of the same depth the language model's is named as such
@@ -356,160 +338,12 @@ def decoder_stack(model):
 
 
 def final_norm(model):
-    """Return the LLM's own final norm, the norm after the layer stack."""
+    """The LLM's own final norm: the norm that stands after the layer stack."""
     _, path = decoder_stack(model)
     parent = model.get_submodule(path.rpartition(".")[0])
     names = [n for n, _ in parent.named_children()]
     after = [n for n in names[names.index(path.rpartition(".")[2]) + 1 :] if "norm" in n or n == "ln_f"]
     return getattr(parent, after[0]) if after else getattr(parent, "final_layer_norm", None)
-
-
-def write_llm(model, folder, layout="single", shard_size=20_000):
-    """Write `model` as a checkpoint folder.
-
-    Args:
-        layout (`str`): `"single"` and `"sharded"` safetensors as transformers' save_pretrained writes them, `"bin"`
-            (one file) and `"bin_sharded"` as older versions wrote them with torch.save.
-        shard_size (`int`): largest shard in bytes.
-    """
-    folder = Path(folder)
-    if layout == "single":
-        model.save_pretrained(folder)
-        return folder
-    if layout == "sharded":
-        model.save_pretrained(folder, max_shard_size=shard_size)
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    if layout == "bin":
-        torch.save(state, folder / "pytorch_model.bin")
-        return folder
-    shards = split(state, shard_size)
-    weight_map = {}
-    for i, shard in enumerate(shards, 1):
-        name = f"pytorch_model-{i:05d}-of-{len(shards):05d}.bin"
-        torch.save(shard, folder / name)
-        weight_map.update(dict.fromkeys(shard, name))
-    index = {"metadata": {"total_size": nbytes(state)}, "weight_map": weight_map}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    return folder
-
-
-def write_tensors(config, tensors, folder):
-    """Write `tensors` under their given names as a single-file safetensors checkpoint of `config`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def split(state, size):
-    shards, room = [{}], size
-    for name, tensor in state.items():
-        if nbytes({name: tensor}) > room and shards[-1]:
-            shards.append({})
-            room = size
-        shards[-1][name] = tensor
-        room -= nbytes({name: tensor})
-    return shards
-
-
-def nbytes(state):
-    return sum(t.numel() * t.element_size() for t in state.values())
-
-
-def permute_rows(weight, heads):
-    """llama.cpp's order of the rows of q and k: pairs (i, i + half) of a head become neighbours."""
-    return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-
-
-GGUF_NAMES = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
-
-
-def write_gguf(model, path, quantization="F32", layers=None):
-    """
-    Write a model like llama.cpp's converter.
-
-    Args:
-        quantization (`str`): of the matrices, a name of `gguf.GGMLQuantizationType`.
-        layers (`list[int]`, *optional*): only these layers are written.
-    """
-    import gguf
-
-    config = model.config
-    writer = gguf.GGUFWriter(str(path), GGUF_NAMES.get(config.model_type, config.model_type))
-    writer.add_name("tiny")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    if getattr(config, "rms_norm_eps", None) is not None:
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    elif config.model_type == "nemotron":
-        writer.add_layer_norm_rms_eps(config.norm_eps)  # as transformers reads it
-    else:
-        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
-    if getattr(config, "num_experts", None):
-        writer.add_expert_count(config.num_experts)
-        writer.add_expert_used_count(config.num_experts_per_tok)
-        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    if getattr(config, "shared_expert_intermediate_size", None):
-        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([f"<{i}>" for i in range(config.vocab_size)])
-    for name, tensor in gguf_tensors(model, layers).items():
-        array = tensor.float().numpy()
-        kind = gguf.GGMLQuantizationType.F32 if array.ndim == 1 else gguf.GGMLQuantizationType[quantization]
-        writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return Path(path)
-
-
-def gguf_tensors(model, layers=None):
-    """
-    Return the model's tensors with llama.cpp's names and in its format: LLaMA's q and k permuted, the gate and up
-    projections of experts apart, one added to Gemma's and Nemotron's norms.
-    """
-    import gguf
-
-    config, out = model.config, {}
-    name_in_file = GGUF_NAMES.get(config.model_type, config.model_type)
-    architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == name_in_file)
-    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        layer = re.match(r"model\.layers\.(\d+)\.", name)
-        if layer and layers is not None and int(layer[1]) not in layers:
-            continue
-        if config.model_type == "llama" and ".q_proj." in name:
-            tensor = permute_rows(tensor, config.num_attention_heads)
-        if config.model_type == "llama" and ".k_proj." in name:
-            tensor = permute_rows(tensor, config.num_key_value_heads)
-        if config.model_type in ("gemma2", "gemma3_text", "nemotron") and name.endswith("norm.weight"):
-            tensor = tensor + 1
-        if name.endswith("shared_expert_gate.weight"):
-            tensor = tensor[0]
-        if ".experts." in name:
-            parts = {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)}[name.rpartition(".")[2]]
-            for part, stored in zip(parts, tensor.chunk(len(parts), dim=1)):
-                out[f"blk.{layer[1]}.ffn_{part}_exps.weight"] = stored.contiguous()
-            continue
-        out[names.get_name(name, try_suffixes=(".weight", ".bias"))] = tensor
-    out.pop(None, None)  # a tied head, where llama.cpp has no name for it
-    return out
 
 
 # A host: 3 layers, 4 patches and a CLS token.

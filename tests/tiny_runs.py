@@ -8,8 +8,9 @@ import av
 import datasets
 import h5py
 import numpy as np
+from llm_files import write_llm
 from PIL import Image
-from tiny_llms import tiny_config, tiny_llm, write_llm
+from tiny_llms import tiny_config, tiny_llm
 
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox"]

@@ -3,7 +3,8 @@
 
 import pytest
 import torch
-from tiny_llms import tiny_config, tiny_llm, write_llm
+from llm_files import write_llm
+from tiny_llms import tiny_config, tiny_llm
 from transformers import ViTConfig, ViTModel
 
 from hf_frozen_llm import (

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 from hub_server import HubServer
+from llm_files import write_llm
 from paths import shared_dir
 from safetensors.torch import load_file
-from tiny_llms import tiny_config, tiny_llm, write_llm
+from tiny_llms import tiny_config, tiny_llm
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 from hf_frozen_llm.cli import main

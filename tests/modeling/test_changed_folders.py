@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 import torch
+from llm_files import write_llm
 from safetensors.torch import load_file, save_file
 from saved_models import Classifier, assert_same, build, load, logits
-from tiny_llms import HOST, tiny_config, tiny_llm, write_llm
+from tiny_llms import HOST, tiny_config, tiny_llm
 from transformers import AutoModel, AutoModelForImageClassification
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig

@@ -9,8 +9,9 @@ import pytest
 import torch
 import transformers
 from llm_families import FAMILIES, REASONS, REFUSED_HERE, small_config
+from llm_files import write_llm
 from paths import REPO
-from tiny_llms import decoder_stack, randomize, write_llm
+from tiny_llms import decoder_stack, randomize
 from transformers import MODEL_FOR_MULTIMODAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForMultimodalLM
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
+from llm_files import write_llm
 from safetensors import safe_open
-from tiny_llms import decoder_stack, tiny_config, tiny_llm, write_llm
+from tiny_llms import decoder_stack, tiny_config, tiny_llm
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 from hf_frozen_llm.modeling import hub_ranges

@@ -6,8 +6,9 @@ import copy
 import pytest
 import references
 import torch
+from llm_files import write_llm
 from references import relative_error
-from tiny_llms import NO_FINAL_NORM, decoder_stack, final_norm, tiny_config, tiny_llm, write_llm
+from tiny_llms import NO_FINAL_NORM, decoder_stack, final_norm, tiny_config, tiny_llm
 from transformers import AutoModel, AutoModelForCausalLM
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig

@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from tiny_llms import permute_rows, tiny_config, tiny_llm, write_llm
+from llm_files import permute_rows, write_llm
+from tiny_llms import tiny_config, tiny_llm
 from transformers import LlamaConfig
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig

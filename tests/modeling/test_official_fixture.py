@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+from llm_files import write_tensors
 from paths import shared_dir
 from references import relative_error
 from safetensors import safe_open
-from tiny_llms import write_tensors
 from transformers import LlamaConfig
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification

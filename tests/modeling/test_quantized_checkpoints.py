@@ -5,8 +5,9 @@ import json
 
 import pytest
 import torch
+from llm_files import write_llm, write_tensors
 from safetensors.torch import load_file
-from tiny_llms import decoder_stack, tiny_config, tiny_llm, write_llm, write_tensors
+from tiny_llms import decoder_stack, tiny_config, tiny_llm
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from killed_run import run_killed
+from llm_files import write_llm
 from safetensors.torch import load_file
-from tiny_llms import tiny_config, tiny_llm, write_llm
+from tiny_llms import tiny_config, tiny_llm
 from tiny_runs import CLASSES, TINY, write_image_folder
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
