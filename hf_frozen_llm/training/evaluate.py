@@ -39,6 +39,10 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     """
     recipe = read_evaluation_recipe(model_name_or_path, overrides)
     evaluation_args = recipe.arguments(EvaluationArguments)
+    folder = Path(model_name_or_path) if Path(model_name_or_path).is_dir() else Path()
+    output_file = Path(evaluation_args.output_file or folder / "eval_results.json")
+    if not output_file.absolute().parent.is_dir():
+        raise FileNotFoundError(f"output_file is {str(output_file)!r}, but there is no folder {output_file.parent}.")
     with tempfile.TemporaryDirectory() as output_dir:
         run = load_run(model_name_or_path, recipe, output_dir)
         data_args = run.settings.data_args
@@ -60,8 +64,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     }
     if trainer.is_world_process_zero():
         print(json.dumps(results, indent=2), flush=True)
-        folder = Path(model_name_or_path) if Path(model_name_or_path).is_dir() else Path()
-        write_json(evaluation_args.output_file or folder / "eval_results.json", results)
+        write_json(output_file, results)
     return results
 
 
