@@ -94,9 +94,9 @@ def predict(
     """
     Predict with a saved MODEL on files, or on a split without labels.
 
-    Each INPUT is a file, a folder or a pattern; without any, --dataset_name and --split choose the data. Other keys
-    are those of `evaluate`, such as --per_device_eval_batch_size and --use_cpu. Unreadable inputs are listed, and the
-    exit code is then 1; the others are predicted.
+    Each INPUT is a file, a folder or a pattern, and stands before all keys; without any, --dataset_name and --split
+    choose the data. Other keys are those of `evaluate`, such as --per_device_eval_batch_size and --use_cpu. Unreadable
+    inputs are listed, and the exit code is then 1; the others are predicted.
     """
     from hf_frozen_llm.commands.predict import predict, print_predictions
 
@@ -305,5 +305,5 @@ def describe_error(error: Exception) -> tuple[str, int]:
         message = message.rpartition(f"\n{type(error).__name__}: ")[2]
     message = " ".join(message.split())
     if isinstance(error, (ValueError, OSError, ImportError)):
-        return message, 2
+        return message, 1 if hasattr(error, "is_failed_run") else 2
     return f"{type(error).__name__}: {message} (`hf-frozen-llm --debug …` shows the traceback)", 1

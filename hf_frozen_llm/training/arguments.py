@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The keys of a recipe that belong neither to a task nor to `transformers.TrainingArguments`."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,6 +100,10 @@ class RunArguments:
         for name, scale in scales.items():
             if not 0 < scale < float("inf"):
                 raise ValueError(f"learning_rate_scales: the factor of {name!r} is {scale}; it must be above 0.")
+            try:
+                re.compile(name)
+            except re.error as error:
+                raise ValueError(f"learning_rate_scales: {name!r} is no regular expression: {error}.") from error
         self.learning_rate_scales = scales or None
 
 

@@ -14,7 +14,13 @@ from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.tasks import Task, find_task
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
-from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
+from hf_frozen_llm.training.results import (
+    collect_versions,
+    describe_device,
+    failing_run,
+    find_git_revision,
+    write_json,
+)
 from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_eval_rows
 from hf_frozen_llm.training.train import count_parameters
 
@@ -39,6 +45,10 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     """
     recipe = read_evaluation_recipe(model_name_or_path, overrides)
     evaluation_args = recipe.arguments(EvaluationArguments)
+    folder = Path(model_name_or_path) if Path(model_name_or_path).is_dir() else Path()
+    output_file = Path(evaluation_args.output_file or folder / "eval_results.json")
+    if not output_file.absolute().parent.is_dir():
+        raise FileNotFoundError(f"output_file is {str(output_file)!r}, but there is no folder {output_file.parent}.")
     with tempfile.TemporaryDirectory() as output_dir:
         run = load_run(model_name_or_path, recipe, output_dir)
         data_args = run.settings.data_args
@@ -47,7 +57,8 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             raise ValueError("split is not set; say what to evaluate on, as in `--split test`.")
         run.eval_dataset = run.task.dataset(read_eval_rows(run.settings.task, data_args, split), split)
         trainer = run.trainer()
-        metrics = trainer.evaluate()
+        with failing_run():
+            metrics = trainer.evaluate()
 
     results = {
         "model": model_name_or_path,
@@ -60,8 +71,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     }
     if trainer.is_world_process_zero():
         print(json.dumps(results, indent=2), flush=True)
-        folder = Path(model_name_or_path) if Path(model_name_or_path).is_dir() else Path()
-        write_json(evaluation_args.output_file or folder / "eval_results.json", results)
+        write_json(output_file, results)
     return results
 
 

@@ -5,6 +5,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,16 @@ def find_git_revision() -> str | None:
     if Path(top).resolve() != root:
         return None
     return f"{commit}-dirty" if changes else commit
+
+
+@contextmanager
+def failing_run() -> Iterator[None]:
+    """Mark an exception as the failure of a run that has begun, for the exit code of the command line."""
+    try:
+        yield
+    except Exception as error:
+        vars(error)["is_failed_run"] = True
+        raise
 
 
 def describe_device(device: torch.device) -> str:

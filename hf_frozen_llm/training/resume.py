@@ -17,7 +17,7 @@ from hf_frozen_llm.training.trainer import RECIPE_FILE
 
 logger = logging.get_logger(__name__)
 
-# Keys that a resumed run may change: paths, logging, saving, evaluation, data loading.
+# Keys that a resumed run may change: paths, logging, saving, evaluation, data loading, memory.
 MAY_CHANGE = {
     *("output_dir", "resume", "resume_changes", "resume_from_checkpoint", "projection_learning_rate_scale"),
     *("eval_split", "max_eval_samples", "per_device_eval_batch_size", "metric_for_best_model", "greater_is_better"),
@@ -26,6 +26,8 @@ MAY_CHANGE = {
     *("accelerator_config", "past_index", "bf16_full_eval", "fp16_full_eval", "include_for_metrics"),
     *("llm_block.llm_name_or_path", "llm_block.llm_revision", "llm_block.llm_config", "llm_block.save_weights"),
     *("llm_block.fast", "host.name_or_path", "host.revision", "restore_callback_states_from_checkpoint"),
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps", "local_rank"),
+    *("activation_checkpointing", "activation_checkpointing_kwargs", "include_num_input_tokens_seen"),
 }
 MAY_CHANGE_PREFIXES = ("eval_", "save_", "logging_", "log_", "hub_", "push_to_hub", "trackio_", "ddp_", "dataloader_")
 MAY_NOT_CHANGE = {"dataloader_drop_last"}
@@ -133,7 +135,8 @@ def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | 
             f"llm_block.llm_name_or_path {now['llm_block.llm_name_or_path']!r}, layer {now['llm_block.layer_index']}, "
             f"has {fingerprint}."
         )
-    allowed = {name.strip() for name in (resume_changes or "").split(",") if name.strip()}
+    given = (resume_changes or "").replace("-", "_").split(",")
+    allowed = {name.strip() for name in given if name.strip()}
     if unknown := sorted(allowed - {*before, *now}):
         raise ValueError(f"resume_changes names {', '.join(unknown)}, which no run has.")
     # Only shared keys: versions of transformers have different ones.

@@ -22,7 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.data.arguments import DataArguments
-from hf_frozen_llm.data.datasets import HFDataset, take_samples
+from hf_frozen_llm.data.datasets import HFDataset, find_local, take_samples
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.vision_host import vision_config_of
@@ -102,6 +102,8 @@ class Run:
         flat = {name: value for name, value in flat.items() if not name.endswith("_token")}
         for arguments in (settings.model_args, settings.data_args, settings.run_args):
             flat |= asdict(arguments)
+        if (local := find_local(settings.data_args)) is not None:
+            flat["dataset_name"] = str(local.resolve())  # from any folder
         flat |= {"lora": settings.recipe.lora, "pooling": getattr(config, "pooling", None)}
         host = getattr(config, "vision_config", config)
         groups = {"host": (host, ["model_type", *own_fields(type(host))])}
@@ -232,12 +234,15 @@ def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
         run_args=RunArguments(),
         llm_block=None,
     )
+    # A prefetch factor of the training is of no use without loader processes.
+    unused = set() if recipe.values.get("dataloader_num_workers") else {"dataloader_prefetch_factor"}
+    kept = EVALUATION_TRAINER_KEYS - unused
     args = TrainingArguments(
         output_dir,
         dataloader_pin_memory=pins_memory(recipe),
         remove_unused_columns=False,
         report_to="none",
-        **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},
+        **{name: value for name, value in recipe.values.items() if name in kept},
     )
     # A light model reads its LLM layer again; a flag may give another location.
     moved = {"llm_block": recipe.llm_block} if recipe.llm_block else {}

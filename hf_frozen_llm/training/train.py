@@ -11,7 +11,13 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hf_frozen_llm.training.recipe import read_recipe
-from hf_frozen_llm.training.results import collect_versions, describe_device, find_git_revision, write_json
+from hf_frozen_llm.training.results import (
+    collect_versions,
+    describe_device,
+    failing_run,
+    find_git_revision,
+    write_json,
+)
 from hf_frozen_llm.training.run import build_run
 
 
@@ -37,13 +43,14 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     trainer = run.trainer([progress])
     if trainer.is_world_process_zero():
         print(describe_model(run.model), flush=True)
-    result = trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint))
-    seconds = progress.seconds()
-    parameters = count_parameters(run.model)
-    if run.lora is not None:
-        run.lora.merge_and_unload()
-    trainer.save_model()  # before the evaluation, which may cast the model (bf16_full_eval)
-    metrics = {**result.metrics, **(trainer.evaluate() if run.eval_dataset is not None else {})}
+    with failing_run():
+        result = trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint))
+        seconds = progress.seconds()
+        parameters = count_parameters(run.model)
+        if run.lora is not None:
+            run.lora.merge_and_unload()
+        trainer.save_model()  # before the evaluation, which may cast the model (bf16_full_eval)
+        metrics = {**result.metrics, **(trainer.evaluate() if run.eval_dataset is not None else {})}
 
     results = {
         "metrics": metrics,

@@ -114,7 +114,8 @@ class TaskTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
-        if _internal_call and self.settings is not None and self.args.should_save:
+        is_checkpoint = _internal_call and output_dir is not None  # `push_to_hub` names no folder
+        if is_checkpoint and self.settings is not None and self.args.should_save:
             write_json(Path(str(output_dir), RECIPE_FILE), self.settings)
 
     def evaluation_loop(

@@ -238,8 +238,9 @@ def test_another_run_is_not_resumed(finished_run, recipe, tmp_path, flags, messa
 def test_what_a_resumed_run_may_change(finished_run, recipe, tmp_path):
     copy_checkpoint(finished_run, tmp_path, 20)
     logs = ["--logging_steps", "1", "--save_steps", "2", "--max_eval_samples", "10", "--dataloader_num_workers", "1"]
-    allowed = ["--learning_rate", "1e-4", "--seed", "7", "--resume_changes", "learning_rate,seed,data_seed"]
-    assert run(recipe, tmp_path, *logs, *allowed, "--resume")["resumed_from_checkpoint"] == "checkpoint-20"
+    memory = ["--activation_checkpointing", "true"]
+    allowed = ["--learning_rate", "1e-4", "--seed", "7", "--resume_changes", "learning-rate,seed,data_seed"]
+    assert run(recipe, tmp_path, *logs, *memory, *allowed, "--resume")["resumed_from_checkpoint"] == "checkpoint-20"
 
 
 def test_checkpoints_of_other_programs_are_not_resumed(finished_run, recipe, tmp_path):
@@ -333,6 +334,8 @@ def test_evaluate_refuses_what_it_makes_no_use_of(finished_run):
     for flag, value in {"--crop_pct": "0.3", "--host.image_size": "32", "--learning_rate": "1e-3"}.items():
         with pytest.raises(ValueError, match=f"does not use {flag}"):
             main(["evaluate", str(finished_run), flag, value])
+    with pytest.raises(FileNotFoundError, match=r"output_file is 'nowhere/scores\.json', but there is no folder"):
+        main(["evaluate", str(finished_run), "--output_file", "nowhere/scores.json"])
 
 
 def test_image_folder(recipe, tmp_path):
@@ -380,6 +383,7 @@ def test_labels_are_smoothed_in_training_only():
         (["--host.num_channels", "1"], "host.num_channels is 1"),
         (["--llm_block.final_norm", "layer"], "`llm_block.final_norm` must be 'unit' or 'pretrained' or 'none'"),
         (["--label_column", "class"], "has no column 'class'"),
+        (["--learning_rate_scales", "{'vit(': 2}"], r"learning_rate_scales: 'vit\(' is no regular expression"),
         (["--eval_split", "validation"], "validation.* could not be loaded"),
     ],
 )

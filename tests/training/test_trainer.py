@@ -113,6 +113,19 @@ def test_trainer_scales_its_optimizer(llm, tmp_path):
     assert found["vit.embeddings.cls_token"][0] == 0.5**4
 
 
+def test_settings_are_saved_in_checkpoints_alone(llm, tmp_path):
+    """`Trainer.push_to_hub` saves the model by the same internal call, without naming a folder."""
+    model = build_model("image", llm)
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    task = find_task("vit_with_llm_block")(ImageDataArguments("x"), None, model.config)
+    trainer = TaskTrainer(model, args, task=task, settings={"seed": 1})
+    trainer.save_model(_internal_call=True)
+    trainer.save_model(str(tmp_path / "checkpoint-1"), _internal_call=True)
+    trainer.save_model(str(tmp_path / "model"))
+    assert [path.parent.name for path in tmp_path.rglob("recipe.json")] == ["checkpoint-1"]
+    assert (tmp_path / "model.safetensors").is_file()
+
+
 def test_layer_decay_needs_layers_one_after_the_other():
     swin = SwinConfig(image_size=16, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=2)
     model = VisionWithLLMBlockForImageClassification(VisionWithLLMBlockConfig(vision_config=swin))
