@@ -1,6 +1,12 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Fixtures of tests that train, evaluate or predict."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import datasets
 import pytest
 from tiny_runs import TINY, write_llama, write_parquet
@@ -62,3 +68,22 @@ def finished_run(tmp_path_factory, recipe):
     output_dir = tmp_path_factory.mktemp("finished") / "run"
     main(["train", str(recipe), *TINY, "--output_dir", str(output_dir)])
     return output_dir
+
+
+@pytest.fixture
+def evaluate_on_two_processes(tmp_path):
+    """Evaluate a saved model as torchrun does on two devices; return its metrics."""
+
+    def evaluate(folder: Path, *flags: str) -> dict[str, float]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        options = ["--output_file", str(tmp_path / "two.json"), "--use_cpu", "true", "--ddp_backend", "gloo", *flags]
+        process = subprocess.run(
+            [*launcher, "-m", "hf_frozen_llm", "evaluate", str(folder), *options],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert process.returncode == 0, process.stderr
+        return json.loads((tmp_path / "two.json").read_text())["metrics"]
+
+    return evaluate

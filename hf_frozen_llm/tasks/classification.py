@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Shared code of the classification tasks: labels, views, top-k accuracy."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def match_labels(args: ClassificationArguments, rows: HFDataset, label2id: Mappi
     return {**{index: index for index in range(len(label2id))}, **label2id}
 
 
-class ClassificationTransform:
+class ClassificationTransform(ABC):
     """
     Turn rows into inputs of a model and labels: `labels` where a row has one.
 
@@ -124,8 +124,9 @@ class ClassificationTransform:
         self.label_ids = label_ids
         self.seed = seed
 
+    @abstractmethod
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
-        raise NotImplementedError
+        """Return the examples of rows; see [`ExampleTransform`]."""
 
     def locate(self, key: tuple[int, ...]) -> str:
         return f"{self.args.dataset_name} [{self.split}], row {key[-1]}"
