@@ -218,7 +218,8 @@ class PointBertWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """Return valid inputs of one example, on the default device: points on a line."""
         num_points = max(1024, self.config.num_groups, self.config.group_size)
-        return {"points": torch.linspace(-0.5, 0.5, num_points)[None, :, None].expand(1, -1, 3).contiguous()}
+        # Not `linspace`, which transformers replaces while it loads: after that it may ignore `torch.device`.
+        return {"points": torch.ones(1, num_points, 3).cumsum(dim=1) / num_points - 0.5}
 
     def _build(self, config: PointBertWithLLMBlockConfig) -> None:
         config.complete_llm_block()

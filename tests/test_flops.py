@@ -3,7 +3,9 @@
 
 import pytest
 import torch
+from torch.utils import _device
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.initialization import meta_device_safe_creation_ops
 
 from hf_frozen_llm import (
     LLMBlockConfig,
@@ -69,3 +71,15 @@ def test_the_models_own_loss_has_the_same_count(name):
     with FlopCounterMode(display=False) as counter:
         model(**inputs, labels=labels).loss.backward()
     assert counter.get_total_flops() / 4 == count_flops(make_config(name), batch_size=4)[1]
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_counts_after_a_model_was_loaded(name):
+    """While transformers loads, it replaces functions of torch, and `torch.device` may then remember the replaced."""
+    _device._device_constructors.cache_clear()
+    try:
+        with meta_device_safe_creation_ops(), torch.device("meta"):
+            torch.zeros(1)
+        assert count_flops(make_config(name), batch_size=4)[0] == COUNTS[name, True][0]
+    finally:
+        _device._device_constructors.cache_clear()
