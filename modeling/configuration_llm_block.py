@@ -2,10 +2,11 @@
 """Configuration of the LLM block, and the mixin that adds it to a host's configuration."""
 
 import dataclasses
+import math
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -71,10 +72,11 @@ class LLMBlockConfig(PreTrainedConfig):
             the Hub) ending in `.gguf`.
         llm_revision (`str`, *optional*):
             Branch, tag or commit of the Hub repository. Building the model replaces it by the commit.
-        kind (`"llm"`, `"mlp"` or `"projections"`, *optional*, defaults to `"llm"`):
-            The module between the two projections: the layers of the language model, or one of the paper's controls
-            of the same width, which need only the language model's configuration. `"mlp"` is GELU and a LayerNorm
-            (table 6), `"projections"` nothing. The layer-related fields below do not apply to these controls.
+        kind (`"llm"`, `"identity"`, `"mlp"` or `"projections"`, *optional*, defaults to `"llm"`):
+            The module between the two projections: the layers of the language model, or a control of the same width,
+            which needs only the language model's configuration. `"identity"` is the block without its layers, with
+            the unit norm after them; `"mlp"` is GELU and a LayerNorm (table 6 of the paper), `"projections"` nothing.
+            The layer-related fields below do not apply to these controls.
         layer_index (`int` or `list[int]`, *optional*, defaults to -1):
             The decoder layer, or layers in the order in which they are applied. Negative values count from the end.
             The paper uses the last layer of LLaMA-7B, 31 (section 4).
@@ -82,8 +84,9 @@ class LLMBlockConfig(PreTrainedConfig):
             The language model's own configuration, embedded so that a saved model needs no other repository.
         hidden_size (`int`, *optional*):
             Width of the host's tokens. Filled in by the host's configuration; required if the block has no host.
-        weights (`"pretrained"` or `"random"`, *optional*, defaults to `"pretrained"`):
-            Whether the layer is read from the language model or randomly initialised, as in the model's family.
+        weights (`"pretrained"`, `"random"` or `"shuffled"`, *optional*, defaults to `"pretrained"`):
+            Whether the layer is read from the language model; randomly initialised, as in the model's family; or read
+            with the entries of each tensor permuted at random, which keeps their statistics and no structure.
         trainable (`bool`, *optional*, defaults to `False`):
             Whether the layer (and a `"pretrained"` final norm) is trained instead of frozen.
         position (`int`, *optional*, defaults to -1):
@@ -96,9 +99,15 @@ class LLMBlockConfig(PreTrainedConfig):
         final_norm (`"unit"`, `"pretrained"` or `"none"`, *optional*, defaults to `"unit"`):
             The norm after the layer: the language model's norm type in its neutral state, frozen (as in the released
             code); the language model's own final norm with its weights; or none.
-        residual (`"none"`, `"inner"`, `"outer"` or `"hybrid"`, *optional*, defaults to `"none"`):
-            Additional residual connections: none (the paper), around the layer, around the whole block, or both (the
-            modes of R-LLM, arXiv 2403.17343).
+        residual (`"none"`, `"inner"`, `"outer"`, `"hybrid"` or `"outer_linear"`, *optional*, defaults to `"none"`):
+            Additional residual connections: none (the paper), around the layer, around the whole block, both, or
+            around the whole block through a trained `LeakyReLU(Linear(d, d))` (the modes of R-LLM, arXiv 2403.17343).
+        input_scale (`float` or `"balanced"`, *optional*, defaults to 1.0):
+            Fixed factor of the layer's input, `h = input_scale * input_projection(x)`. 1.0 is the released
+            construction, which feeds a layer tokens that are much smaller than the residual stream that it reads in
+            its language model. `"balanced"` is the largest factor at which, at initialisation, the (first) layer
+            changes standard-normal tokens of the host by exactly their own norm; building the model replaces it by
+            this number.
         layer_dtype (`str`, *optional*):
             Data type of the layer and its norm: `"float64"`, `"float32"`, `"bfloat16"` or `"float16"`. `None` is the
             model's. It overrides `from_pretrained(dtype=…)`.
@@ -131,17 +140,18 @@ class LLMBlockConfig(PreTrainedConfig):
 
     llm_name_or_path: str | None = None
     llm_revision: str | None = None
-    kind: Literal["llm", "mlp", "projections"] = "llm"
+    kind: Literal["llm", "identity", "mlp", "projections"] = "llm"
     layer_index: int | list[int] = -1
     llm_config: dict | PreTrainedConfig | None = None
     hidden_size: int | None = None
-    weights: Literal["pretrained", "random"] = "pretrained"
+    weights: Literal["pretrained", "random", "shuffled"] = "pretrained"
     trainable: bool = False
     position: int = -1
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     rotary: bool = False
     final_norm: Literal["unit", "pretrained", "none"] = "unit"
-    residual: Literal["none", "inner", "outer", "hybrid"] = "none"
+    residual: Literal["none", "inner", "outer", "hybrid", "outer_linear"] = "none"
+    input_scale: int | float | Literal["balanced"] = 1.0
     layer_dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
     fast: bool = True
     save_weights: bool = True
@@ -167,7 +177,19 @@ class LLMBlockConfig(PreTrainedConfig):
                 "final_norm='pretrained' contradicts weights='random': a random layer has no pretrained norm. "
                 "Use final_norm='unit' or 'none'."
             )
+        if self.input_scale != "balanced":
+            scale = cast(float, self.input_scale)
+            if isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0):
+                raise ValueError(f"input_scale is {scale!r}; it is a positive number, or 'balanced'.")
+            self.input_scale = float(scale)
         if self.kind != "llm":
+            if self.input_scale == "balanced":
+                raise ValueError(f"input_scale='balanced' needs an LLM layer, and kind={self.kind!r} has none.")
+            if self.kind == "identity" and self.final_norm != "unit":
+                raise ValueError(
+                    f"kind='identity' is the block without its layers, with final_norm='unit', not "
+                    f"{self.final_norm!r}. Without a norm it is kind='projections'."
+                )
             layer_fields = {"weights": "pretrained", "trainable": False, "attention": "bidirectional", "rotary": False}
             if wrong := [name for name, default in layer_fields.items() if getattr(self, name) != default]:
                 raise ValueError(f"kind={self.kind!r} has no LLM layer, so {', '.join(wrong)} cannot be set.")

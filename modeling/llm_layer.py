@@ -210,6 +210,29 @@ def _make_bidirectional(layer: nn.Module, text_config: PreTrainedConfig) -> None
     object.__setattr__(text_config, "sliding_window", None)
 
 
+def build_final_norm(built: LLMLayers, mode: str) -> nn.Module | None:
+    """
+    Return the norm after the layers, on the meta device.
+
+    Raises:
+        `ValueError`: if the language model has no such norm.
+    """
+    if mode == "none":
+        return None
+    if built.final_norm is None and mode == "pretrained":
+        raise ValueError(
+            f"final_norm='pretrained', but this {built.config.model_type} has no norm after its last layer. Use "
+            "'unit' or 'none'."
+        )
+    if built.final_norm is not None:
+        return built.final_norm
+    # An LLM that ends without a norm (OPT-350m): the norm type of its layers.
+    norms = [m for m in built.layers.modules() if "norm" in type(m).__name__.lower()]
+    if not norms:
+        raise ValueError(f"{built.config.model_type} has no norm; use final_norm='none'.")
+    return copy.deepcopy(norms[-1])
+
+
 def disable_dropout(layers: nn.Module) -> None:
     """Set all dropout to 0: OPT and GPT-2 have 0.1, so that a frozen layer would differ in `train()` and `eval()`."""
     for module in layers.modules():

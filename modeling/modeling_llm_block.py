@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The LLM block: a frozen decoder layer of a language model between two trained projections."""
 
-import copy
 import functools
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -19,6 +19,7 @@ from .fast_llm_layer import AttentionPlan, LayerPlan, choose_attention_plan, fol
 from .llm_checkpoint import load_llm_config
 from .llm_layer import (
     LLMLayers,
+    build_final_norm,
     build_llm,
     build_llm_layers,
     disable_dropout,
@@ -28,8 +29,12 @@ from .llm_layer import (
 )
 from .llm_layer_call import LLMLayerCaller, attention_bias
 from .llm_layer_reader import LLMLayerReader, update_digest
+from .llm_layer_scale import balanced_input_scale, layer_update_ratio
 from .llm_layer_weights import LayerWeights, find_layer_weights
-from .pretrained_model import LOADING, PreTrainedModelWithLLMBlock
+from .pretrained_model import LOADING, PreTrainedModelWithLLMBlock, check_stored_tensors
+
+
+PROJECTION_STD = 0.02  # released image code, models/vit_llama.py
 
 
 class LLMBlock(PreTrainedModelWithLLMBlock):
@@ -37,10 +42,10 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
     A decoder layer of a language model inside a vision encoder: `(batch, tokens, hidden_size)` to the same shape.
 
     ```
-    h = input_projection(x)            Linear(d, D, bias=False)
+    h = input_scale * W_in x           input_projection, Linear(d, D, bias=False)
     h = llm_layers(h)                  frozen; no causal mask, every token at position 0
     h = final_norm(h)                  frozen
-    y = output_projection(h)           Linear(D, d, bias=False)
+    y = W_out h                        output_projection, Linear(D, d, bias=False)
     ```
 
     Source: "Frozen Transformers in Language Models Are Effective Visual Encoder Layers" (ICLR 2024), section 3, and
@@ -87,7 +92,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         self._complete_llm_config()
         self._text_config = self._llm_config.get_text_config(decoder=True)
         built = None
-        if config.kind == "llm":
+        if config.kind in ("llm", "identity"):
             built = build_llm_layers(self._llm_config, config.layer_index, self._layer_dtype())
         llm_hidden_size = (self._text_config if built is None else built.config).hidden_size
         self.input_projection = nn.Linear(config.hidden_size, llm_hidden_size, bias=False)
@@ -98,30 +103,33 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if built is not None:
             self._add_llm_layers(built)
         self.output_projection = nn.Linear(llm_hidden_size, config.hidden_size, bias=False)
+        has_linear_skip = config.residual == "outer_linear"
+        self.skip_projection = nn.Linear(config.hidden_size, config.hidden_size) if has_linear_skip else None
 
         self._llm_tensor_names = sorted(self._named_llm_tensors())
         self._remembered_digest: str | None = None
         self.post_init()
         self.freeze_llm_layers()
         if self.input_projection.weight.device.type != "meta":
-            self.remember_llm_tensors()
+            self.complete_from_weights()
 
     def _add_llm_layers(self, built: LLMLayers) -> None:
-        config = self.config
+        config, device = self.config, self.input_projection.weight.device
+        self.final_norm = build_final_norm(built, config.final_norm)
+        if device.type != "meta" and self.final_norm is not None:
+            self.final_norm.to_empty(device=device)
+        if config.kind == "identity":
+            return
         if config.rotary and not has_rotary(built):
             raise ValueError(f"rotary=True, but {built.config.model_type} has no rotary positions. Use rotary=False.")
         self.llm_layers = built.layers
-        self.final_norm = self._build_final_norm(built)
         self._base_model_prefix = built.llm.base_model_prefix
         self._llm_paths = {f"llm_layers.{i}.": built.layer_path(index) for i, index in enumerate(built.indices)}
         if config.final_norm == "pretrained":
             self._llm_paths["final_norm."] = cast(str, built.final_norm_path)
         self._caller = LLMLayerCaller(built, self._llm_config, config.rotary, config.attention == "causal")
-        device = self.input_projection.weight.device
         if device.type != "meta":
             self.llm_layers.to_empty(device=device)
-            if self.final_norm is not None:
-                self.final_norm.to_empty(device=device)
         if not config.trainable:
             disable_dropout(self.llm_layers)
 
@@ -162,22 +170,6 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
     def _layer_dtype(self) -> torch.dtype:
         return getattr(torch, self.config.layer_dtype) if self.config.layer_dtype else torch.get_default_dtype()
 
-    def _build_final_norm(self, built: LLMLayers) -> nn.Module | None:
-        if self.config.final_norm == "none":
-            return None
-        if built.final_norm is None and self.config.final_norm == "pretrained":
-            raise ValueError(
-                f"final_norm='pretrained', but this {built.config.model_type} has no norm after its last layer. Use "
-                "'unit' or 'none'."
-            )
-        if built.final_norm is not None:
-            return built.final_norm
-        # An LLM that ends without a norm (OPT-350m): the norm type of its layers.
-        norms = [m for m in built.layers.modules() if "norm" in type(m).__name__.lower()]
-        if not norms:
-            raise ValueError(f"{built.config.model_type} has no norm; use final_norm='none'.")
-        return copy.deepcopy(norms[-1])
-
     def _named_llm_tensors(self) -> dict[str, torch.Tensor]:
         state = self.state_dict(keep_vars=True)
         return {name: tensor for name, tensor in state.items() if name.startswith(("llm_layers.", "final_norm."))}
@@ -191,9 +183,13 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        self._check_own_checkpoint()
+        check_stored_tensors(self)
         if module is self.input_projection or module is self.output_projection:
-            init.trunc_normal_(module.weight, std=0.02)  # released image code, models/vit_llama.py
+            init.trunc_normal_(module.weight, std=PROJECTION_STD)
+            return
+        if self.skip_projection is not None and module is self.skip_projection:
+            init.trunc_normal_(self.skip_projection.weight, std=PROJECTION_STD)
+            init.zeros_(self.skip_projection.bias)
             return
         if self.mlp_norm is not None and module is self.mlp_norm:
             init.ones_(self.mlp_norm.weight)
@@ -227,44 +223,6 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         else:
             self._read_llm_layers()
 
-    def _check_own_checkpoint(self) -> None:
-        """Refuse a checkpoint of this block that lacks tensors which its `config.json` says it holds."""
-        loading = LOADING.get()
-        if loading is None or loading["is_checked"] or loading["stored_block"] is None:
-            return
-        loading["is_checked"] = True  # once, before anything has been initialised
-        stored_block = loading["stored_block"]
-        if stored_block.get("kind", "llm") != self.config.kind:
-            return  # `check_same_layer` will raise the error
-        tensors = self.state_dict(keep_vars=True)
-        missing = [n for n, t in tensors.items() if not (t.is_meta or getattr(t, "_is_hf_initialized", False))]
-        if len(missing) == len(tensors):
-            loading["stored_block"] = None  # only a host, as `model.vit.save_pretrained` writes it
-            return
-        if not stored_block.get("save_weights", True):
-            missing = [name for name in missing if name not in self._llm_tensor_names]
-        if missing:
-            raise ValueError(
-                f"{loading['source']} is incomplete: its weights lack {missing} of llm_block, which its config.json "
-                "says it holds. Save or download it again."
-            )
-
-    def check_same_layer(self, stored_block: dict[str, Any], source: str) -> None:
-        """Refuse a configuration of another layer than the one whose weights were loaded from `source`."""
-        stored = LLMBlockConfig(**{**stored_block, "llm_config": None})
-        num_layers = self._text_config.num_hidden_layers
-        for field in ("kind", "layer_index", "weights", "final_norm") if self.config.kind == "llm" else ("kind",):
-            loaded, wanted = getattr(stored, field), getattr(self.config, field)
-            if field == "layer_index":
-                loaded = [i % num_layers for i in (loaded if isinstance(loaded, list) else [loaded])]
-                wanted = self._caller.indices
-            if loaded != wanted:
-                raise ValueError(
-                    f"llm_block.{field} of {source} is {getattr(stored, field)!r} and cannot be changed to "
-                    f"{getattr(self.config, field)!r} while loading it: its weights are of that layer. Build the "
-                    "model that you want by `Model(config)`, or from the checkpoint of its host."
-                )
-
     def _build_llm(self) -> PreTrainedModel:
         return build_llm(self._llm_config, self._layer_dtype())
 
@@ -274,8 +232,9 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         reader = LLMLayerReader(
             config, self._text_config, self._llm_paths, self._base_model_prefix, build_llm=self._build_llm
         )
+        tensors = self._named_llm_tensors()
         with self._name_errors() as hub_kwargs:
-            fingerprint, self.bytes_read = reader.read(self._named_llm_tensors(), hub_kwargs)
+            fingerprint, self.bytes_read = reader.read(tensors, hub_kwargs)
         stored_block = (LOADING.get() or {}).get("stored_block") or {}
         expected = config.fingerprint or stored_block.get("fingerprint")
         if expected not in (None, fingerprint):
@@ -289,6 +248,10 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 "(llm_block.save_weights=True)."
             )
         config.fingerprint = fingerprint
+        if config.weights == "shuffled":
+            config.fingerprint = None  # none of the language model's layers any more
+            for tensor in tensors.values():
+                tensor.copy_(tensor.flatten()[torch.randperm(tensor.numel(), device=tensor.device)].view_as(tensor))
 
     # Freezing. `from_pretrained` of transformers makes every parameter trainable, and ends with `eval()`.
 
@@ -327,9 +290,36 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
                 update_digest(digest, name, tensor)
         return digest.hexdigest()
 
-    def remember_llm_tensors(self) -> None:
-        """Remember a digest of the layer just read, to notice when saving that the layer has been modified."""
+    def complete_from_weights(self) -> None:
+        """
+        Remember a digest of the layer, to notice when saving that it has been modified, and replace a balanced
+        `input_scale` by its number. Building and loading a block call it once its weights are there.
+
+        Raises:
+            `ValueError`: if the layer has no balanced `input_scale`.
+        """
         self._remembered_digest = self._llm_digest() if self.is_reloadable() else None
+        if self.config.input_scale == "balanced":
+            std = PROJECTION_STD * math.sqrt(cast(int, self.config.hidden_size))
+            self.config.input_scale = balanced_input_scale(self.llm_layers[0], std, self._caller)
+
+    def update_ratio(self, hidden_states: torch.Tensor) -> float:
+        r"""
+        Return by how much the LLM layer changes its input, `‖layer(h) - h‖ / ‖h‖` with
+        `h = input_scale * input_projection(x)` and Frobenius norms over all tokens. Of several layers it is the first.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, tokens, hidden_size)`): x, the host's tokens.
+
+        Raises:
+            `ValueError`: if the block has no LLM layer, or for tokens of another width.
+        """
+        if self.config.kind != "llm":
+            raise ValueError(f"update_ratio needs an LLM layer, and kind={self.config.kind!r} has none.")
+        self._check_inputs(hidden_states, None)
+        with torch.no_grad():
+            layer_input = self.input_projection(self._scale_input(hidden_states)).to(self._dtype_of_layers())
+        return layer_update_ratio(self.llm_layers[0], layer_input, self._caller)
 
     def is_unmodified(self) -> bool:
         """Return whether the layer is still the language model's: merging an adapter into it is a modification."""
@@ -361,6 +351,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         """
         self._check_inputs(hidden_states, attention_mask)
         output_tokens = slice(None) if output_tokens is None else output_tokens
+        skipped = hidden_states[:, output_tokens]
+        hidden_states = self._scale_input(hidden_states)
         query_tokens = hidden_states[:, output_tokens]
         if self.config.kind == "llm":
             plan = self._plan_last_layer(hidden_states, output_tokens, fast)
@@ -375,7 +367,21 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             output = self._run_control(layer_input)
         if not plan.folds_output:
             output = self._project_output(output, layer_input, projected.dtype)
-        return output + query_tokens if self.config.residual in ("outer", "hybrid") else output
+        if self.skip_projection is not None:
+            return output + nn.functional.leaky_relu(self.skip_projection(skipped))
+        return output + skipped if self.config.residual in ("outer", "hybrid") else output
+
+    def _scale_input(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Scale the host's tokens, and by them both the input projection's output and the fast path's folded form."""
+        scale = self.config.input_scale
+        if scale == "balanced":
+            if hidden_states.device.type == "meta":
+                return hidden_states
+            raise ValueError(
+                "input_scale is still 'balanced': the block was built on the meta device, without the weights that "
+                "tell its number. Call llm_block.complete_from_weights() once they are there."
+            )
+        return hidden_states if scale == 1 else hidden_states * scale
 
     def _check_inputs(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != self.config.hidden_size:

@@ -105,8 +105,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
                     "self-contained first (llm_block.save_weights=True)."
                 )
             if stored_block is not None:
-                block.check_same_layer(stored_block, pretrained_model_name_or_path)
-            block.remember_llm_tensors()
+                _check_same_layer(block, stored_block, pretrained_model_name_or_path)
+            block.complete_from_weights()
         return loaded
 
     @classmethod
@@ -275,6 +275,61 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
 
 
+def check_stored_tensors(block: Any) -> None:
+    """
+    Refuse a checkpoint that is being loaded if it lacks tensors of the block which its `config.json` says it holds.
+    """
+    loading = LOADING.get()
+    if loading is None or loading["is_checked"] or loading["stored_block"] is None:
+        return
+    loading["is_checked"] = True  # once, before anything has been initialised
+    stored_block = loading["stored_block"]
+    if stored_block.get("kind", "llm") != block.config.kind:
+        return  # `_check_same_layer` will raise the error
+    tensors = block.state_dict(keep_vars=True)
+    missing = [n for n, t in tensors.items() if not (t.is_meta or getattr(t, "_is_hf_initialized", False))]
+    if len(missing) == len(tensors):
+        loading["stored_block"] = None  # only a host, as `model.vit.save_pretrained` writes it
+        return
+    if not stored_block.get("save_weights", True):
+        missing = [name for name in missing if name not in block._llm_tensor_names]
+    if stored_block.get("residual") != "outer_linear":
+        missing = [name for name in missing if not name.startswith("skip_projection.")]
+    if missing:
+        raise ValueError(
+            f"{loading['source']} is incomplete: its weights lack {missing} of llm_block, which its config.json "
+            "says it holds. Save or download it again."
+        )
+
+
+def _check_same_layer(block: Any, stored_block: dict[str, Any], source: str) -> None:
+    """Refuse a configuration of another layer than the one whose weights were loaded from `source`."""
+    stored, config = LLMBlockConfig(**{**stored_block, "llm_config": None}), block.config
+    num_layers = block._text_config.num_hidden_layers
+    for field in ("kind", "layer_index", "weights", "final_norm") if config.kind == "llm" else ("kind",):
+        loaded, wanted = getattr(stored, field), getattr(config, field)
+        if field == "layer_index":
+            loaded = [i % num_layers for i in (loaded if isinstance(loaded, list) else [loaded])]
+            wanted = block._caller.indices
+        if loaded != wanted:
+            raise ValueError(
+                f"llm_block.{field} of {source} is {getattr(stored, field)!r} and cannot be changed to "
+                f"{getattr(config, field)!r} while loading it: its weights are of that layer. Build the "
+                "model that you want by `Model(config)`, or from the checkpoint of its host."
+            )
+    if stored.residual != config.residual and "outer_linear" in (stored.residual, config.residual):
+        raise ValueError(
+            f"llm_block.residual of {source} is {stored.residual!r} and cannot be changed to {config.residual!r} "
+            "while loading it: 'outer_linear' has weights of its own. Build the model that you want by "
+            "`Model(config)`, or from the checkpoint of its host."
+        )
+    if stored.input_scale == config.input_scale == "balanced":
+        raise ValueError(
+            f"llm_block.input_scale of {source} is 'balanced': its config.json lacks the number that the model was "
+            "trained with. Give it: from_pretrained(…, llm_block={'input_scale': NUMBER})."
+        )
+
+
 @contextmanager
 def _written_atomically(folder: str, is_main_process: bool) -> Iterator[str]:
     """Yield a temporary folder in `folder`; its files replace those of `folder` after all have been written."""
@@ -300,4 +355,4 @@ def _written_atomically(folder: str, is_main_process: bool) -> Iterator[str]:
             os.remove(os.path.join(folder, name))
 
 
-__all__ = ["HUB_KWARGS", "LOADING", "PreTrainedModelWithLLMBlock"]
+__all__ = ["HUB_KWARGS", "LOADING", "PreTrainedModelWithLLMBlock", "check_stored_tensors"]

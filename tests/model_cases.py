@@ -52,6 +52,9 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "pretrained, trained": {"trainable": True},
     "MLP": {"kind": "mlp"},
     "projections": {"kind": "projections"},
+    "identity": {"kind": "identity"},
+    "shuffled, linear skip": {"weights": "shuffled", "residual": "outer_linear"},
+    "pretrained, balanced": {"input_scale": "balanced"},
 }
 
 

@@ -96,9 +96,9 @@ def opt_layer(x, weights, heads, mask=None, causal=False, pre_norm=True):
     return x if pre_norm else norm("final_layer_norm", x)
 
 
-def block(x, input_projection, output_projection, layers, norm=None, residual="none"):
-    """The whole LLM block; `layers` and `norm` are functions of the hidden states."""
-    hidden = x @ input_projection.T
+def block(x, input_projection, output_projection, layers, norm=None, residual="none", input_scale=1.0, skip=None):
+    """The whole LLM block; `layers`, `norm` and `skip` are functions of the hidden states."""
+    hidden = input_scale * (x @ input_projection.T)
     out = hidden
     for layer in layers:
         out = layer(out)
@@ -107,7 +107,9 @@ def block(x, input_projection, output_projection, layers, norm=None, residual="n
     if residual in ("inner", "hybrid"):
         out = hidden + out
     out = out @ output_projection.T
-    return x + out if residual in ("outer", "hybrid") else out
+    if skip is not None:
+        x = torch.where(skip(x) > 0, skip(x), 0.01 * skip(x))
+    return x + out if residual in ("outer", "hybrid", "outer_linear") else out
 
 
 def relative_error(actual, expected):

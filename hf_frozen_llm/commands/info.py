@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard, get_safetensors_metadata, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from safetensors import safe_open
@@ -59,6 +60,7 @@ def describe_checkpoint(name_or_path: str) -> dict[str, str]:
     else:
         place = "after the last layer" if block.position == -1 else f"after {block.position} layers"
         facts["LLM block"] = f"kind {block.kind}, {place} of the host"
+        facts["input scale"] = f"{block.input_scale:g}" + (", as released" if block.input_scale == 1 else "")
         facts["LLM"] = f"{block.llm_name_or_path} at revision {block.llm_revision or UNKNOWN}"
         facts["licence of the LLM"] = find_licence(block.llm_name_or_path)
         if block.kind == "llm":
@@ -69,11 +71,22 @@ def describe_checkpoint(name_or_path: str) -> dict[str, str]:
             )
             is_included = any(".llm_layers." in f".{name}" for name in weight_names(name_or_path))
             facts["layer's weights"] = "included" if is_included else "left out, loading reads them from the LLM again"
+            facts["update of the layer"] = describe_update(name_or_path, type(model), is_included)
             facts["fingerprint"] = block.fingerprint or "none, the layer is not (or no longer) that of the LLM"
     facts["parameters"] = ", ".join(f"{count:,} {name}" for name, count in count_parameters(model).items())
     forward, step = count_flops(config, batch_size=64)
     facts["GFLOP for one input"] = f"{forward / 1e9:,.3f} forward, {step / 1e9:,.3f} in a training step of 64"
     return facts
+
+
+def describe_update(name_or_path: str, model_class: Any, is_included: bool) -> str:
+    """Return by how much the first LLM layer changes standard-normal tokens; this reads the weights of the folder."""
+    if not is_included or not Path(name_or_path).is_dir():
+        return "not measured: only of a local folder with the layer's weights (otherwise llm_block.update_ratio)"
+    block = model_class.from_pretrained(name_or_path)._get_llm_block()
+    generator = torch.Generator("cpu").manual_seed(0)
+    tokens = torch.randn(1, 64, block.config.hidden_size, generator=generator)
+    return f"{block.update_ratio(tokens.to(block.dtype)):.3g} times its input, for standard-normal tokens"
 
 
 def weight_names(name_or_path: str) -> list[str]:

@@ -47,7 +47,7 @@ def group_patterns(prefix: str) -> dict[str, str]:
     return {
         "host": rf"^{prefix}\.",
         "embeddings": rf"^{prefix}\.embeddings\.",
-        "projections": r"^llm_block\.(input|output)_projection\.",
+        "projections": r"^llm_block\.(input|output|skip)_projection\.",
         "head": rf"^(?!{prefix}\.|llm_block\.)",
     }
 

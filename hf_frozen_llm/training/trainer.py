@@ -2,7 +2,8 @@
 """The Trainer of transformers for a task: augmentation on the device, records in evaluation, learning rates."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ class TaskTrainer(Trainer):
         self.learning_rate_scales = learning_rate_scales or {}
         self.settings = settings
         self.last_batch = (-1, -1)  # step, and number within it
+        self.block_tokens: torch.Tensor | None = None  # a few tokens that entered the LLM block in the last step
 
     @property
     def data_seed(self) -> int:
@@ -98,7 +100,33 @@ class TaskTrainer(Trainer):
                 f"The loss of the task {self.task.name} needs `labels` in a batch, which has {', '.join(inputs)}. "
                 "Rename the targets to `labels`, or let the model compute its loss (`Task.loss` returns None)."
             )
-        return super().training_step(model, inputs, num_items_in_batch)
+        with self._keeping_block_tokens():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    @contextmanager
+    def _keeping_block_tokens(self) -> Iterator[None]:
+        """Keep some tokens that enter the LLM block, whose layer can be called unless it is sharded or compiled."""
+        block = self.accelerator.unwrap_model(self.model)._get_llm_block()
+        is_changed = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.torch_compile
+        if block is None or block.config.kind != "llm" or is_changed:
+            yield
+            return
+
+        def keep(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            self.block_tokens = args[0][:1, :32].detach().clone()
+
+        handle = block.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as Trainer does; beside the training loss, the block's `update_ratio` for a few tokens."""
+        if "loss" in logs and self.block_tokens is not None:
+            block = self.accelerator.unwrap_model(self.model)._get_llm_block()
+            logs["update_ratio"] = float(f"{block.update_ratio(self.block_tokens):.4g}")
+        super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset

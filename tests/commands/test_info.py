@@ -50,6 +50,11 @@ def test_of_a_frozen_layer(save_weights, llm, tmp_path, capsys):
     assert facts["LLM"].startswith(llm) and facts["licence of the LLM"] == "apache-2.0"
     assert facts["layer"] == "1 of 3 (llama, width 32), weights pretrained, frozen"
     assert facts["layer's weights"].startswith("included" if save_weights else "left out")
+    tokens = torch.randn(1, 64, 24, generator=torch.Generator().manual_seed(0))
+    ratio = f"{model.llm_block.update_ratio(tokens):.3g} times its input, for standard-normal tokens"
+    assert facts["update of the layer"] == (ratio if save_weights else facts["update of the layer"])
+    assert save_weights or facts["update of the layer"].startswith("not measured")
+    assert facts["input scale"] == "1, as released"
     assert facts["fingerprint"] == model.llm_block.config.fingerprint
     total, trainable = model.num_parameters(), model.num_parameters(only_trainable=True)
     assert facts["parameters"] == f"{total:,} total, {trainable:,} trainable, {total - trainable:,} frozen"
@@ -62,9 +67,10 @@ def test_of_controls_and_of_the_plain_host(llm, tmp_path):
     save(tmp_path / "plain", None)
     facts = describe_checkpoint(str(tmp_path / "plain"))
     assert facts["LLM block"] == "none, the plain host" and "LLM" not in facts
-    save(tmp_path / "mlp", LLMBlockConfig(llm_name_or_path=llm, kind="mlp"))
+    save(tmp_path / "mlp", LLMBlockConfig(llm_name_or_path=llm, kind="mlp", input_scale=2.5))
     facts = describe_checkpoint(str(tmp_path / "mlp"))
-    assert facts["LLM block"].startswith("kind mlp") and "layer" not in facts
+    assert facts["LLM block"].startswith("kind mlp") and "layer" not in facts and "update of the layer" not in facts
+    assert facts["input scale"] == "2.5"
     save(tmp_path / "random", LLMBlockConfig(llm_name_or_path=llm, weights="random"))
     assert "none" in describe_checkpoint(str(tmp_path / "random"))["fingerprint"]
 

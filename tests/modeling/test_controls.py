@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import references
 import torch
 from model_cases import CONTROLS, VIT
 from torch.nn import functional as F
@@ -13,21 +14,28 @@ from transformers import AutoModelForImageClassification
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 
 
-@pytest.mark.parametrize("residual", ["none", "inner", "outer", "hybrid"])
-@pytest.mark.parametrize("name", ["MLP", "projections"])
-def test_formula(name, residual, block):
-    block, x = LLMBlock(block(hidden_size=24, residual=residual, **CONTROLS[name])), torch.randn(2, 5, 24)
+@pytest.mark.parametrize("input_scale", [1.0, 7])
+@pytest.mark.parametrize("residual", ["none", "inner", "outer", "hybrid", "outer_linear"])
+@pytest.mark.parametrize("name", ["MLP", "projections", "identity"])
+def test_formula(name, residual, input_scale, block):
+    config = block(hidden_size=24, residual=residual, input_scale=input_scale, **CONTROLS[name])
+    block, x, skip = LLMBlock(config), torch.randn(2, 5, 24), None
+    if residual == "outer_linear":
+        torch.nn.init.normal_(block.skip_projection.bias)
+        skip = block.skip_projection
+    layers = {
+        "MLP": [lambda h: F.layer_norm(F.gelu(h), (32,), block.mlp_norm.weight, block.mlp_norm.bias)],
+        "projections": [],
+        "identity": [lambda h: h * (h.square().mean(-1, keepdim=True) + block.final_norm.variance_epsilon).rsqrt()],
+    }
+    weights = block.input_projection.weight, block.output_projection.weight
     with torch.no_grad():
-        h = inner = x @ block.input_projection.weight.mT
-        if name == "MLP":
-            inner = F.layer_norm(F.gelu(h), (32,), block.mlp_norm.weight, block.mlp_norm.bias)
-        expected = (inner + h if residual in ("inner", "hybrid") else inner) @ block.output_projection.weight.mT
-        expected = expected + x if residual in ("outer", "hybrid") else expected
+        expected = references.block(x, *weights, layers[name], None, residual, input_scale, skip)
         torch.testing.assert_close(block(x), expected)
         torch.testing.assert_close(block(x, output_tokens=slice(0, 1)), expected[:, :1])
 
 
-@pytest.mark.parametrize("name", ["MLP", "projections"])
+@pytest.mark.parametrize("name", ["MLP", "projections", "identity"])
 def test_only_the_configuration_of_the_llm_is_read(name, llm_folder, tmp_path):
     """The control has the same width, and needs no weights."""
     config = json.loads(Path(llm_folder("llama")[1], "config.json").read_text())
@@ -35,7 +43,34 @@ def test_only_the_configuration_of_the_llm_is_read(name, llm_folder, tmp_path):
     block = LLMBlock(LLMBlockConfig(llm_name_or_path=str(tmp_path), hidden_size=24, **CONTROLS[name]))
     assert block.bytes_read == 0
     assert block.input_projection.weight.shape == (config["hidden_size"], 24)
-    assert not [key for key in block.state_dict() if key.startswith(("llm_layers", "final_norm"))]
+    norm = {"final_norm.weight"} if name == "identity" else set()
+    assert {key for key in block.state_dict() if key.startswith(("llm_layers", "final_norm"))} == norm
+    assert all((block.state_dict()[key] == 1).all() for key in norm)
+
+
+@pytest.mark.parametrize("final_norm", ["unit", "pretrained"])
+def test_shuffled_layer(final_norm, block):
+    """The same entries of each tensor in another order, which the seed decides."""
+    read = LLMBlock(block(hidden_size=24, final_norm=final_norm)).state_dict()
+    torch.manual_seed(1)
+    shuffled = LLMBlock(block(hidden_size=24, weights="shuffled", final_norm=final_norm))
+    for name, tensor in shuffled.state_dict().items():
+        if name.startswith(("llm_layers.", "final_norm.")):
+            assert torch.equal(tensor.flatten().sort()[0], read[name].flatten().sort()[0])
+            assert torch.equal(tensor, read[name]) == (name == "final_norm.weight" and final_norm == "unit")
+    assert shuffled.config.fingerprint is None and not shuffled.is_reloadable()
+    torch.manual_seed(1)
+    again = LLMBlock(block(hidden_size=24, weights="shuffled", final_norm=final_norm)).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in shuffled.state_dict().items())
+
+
+def test_linear_skip_cannot_be_changed_while_loading(block, tmp_path):
+    """Its weights would be lost, or new."""
+    VIT.build(block(residual="outer_linear")).save_pretrained(tmp_path / "linear")
+    VIT.build(block(residual="outer")).save_pretrained(tmp_path / "outer")
+    for folder, residual in (("linear", "outer"), ("outer", "outer_linear")):
+        with pytest.raises(ValueError, match=rf"llm_block\.residual of .* cannot be changed to '{residual}'"):
+            AutoModelForImageClassification.from_pretrained(tmp_path / folder, llm_block={"residual": residual})
 
 
 def test_contradictions_are_refused():
@@ -43,6 +78,8 @@ def test_contradictions_are_refused():
         LLMBlockConfig(kind="mlp", weights="random", trainable=True)
     with pytest.raises(ValueError, match="kind='projections' has no LLM layer, so attention, rotary cannot be set"):
         LLMBlockConfig(kind="projections", attention="causal", rotary=True)
+    with pytest.raises(ValueError, match="kind='identity' is the block without its layers, with final_norm='unit'"):
+        LLMBlockConfig(kind="identity", final_norm="none")
     with pytest.raises(ValueError, match="kind"):
         LLMBlockConfig(kind="vgg")
 

@@ -144,6 +144,10 @@ def test_feed_forward_folded_with_the_output_projection(family, plan, residual, 
         {"attention": "causal"},
         {"rotary": True},
         {"trainable": True},
+        {"input_scale": 30.0},
+        {"input_scale": 30.0, "residual": "hybrid", "final_norm": "none"},
+        {"input_scale": "balanced", "residual": "outer_linear"},
+        {"input_scale": 0.1, "layer_index": [0, 1]},
     ],
     ids=str,
 )
@@ -152,6 +156,22 @@ def test_other_settings_of_the_block(fields, output_tokens, build):
     x, kwargs = torch.randn(3, 9, 24), {"attention_mask": padding(), "output_tokens": output_tokens}
     for ours, theirs in zip(results(block, x, True, **kwargs), results(block, x, False, **kwargs)):
         assert relative_error(ours, theirs) < 2e-6
+
+
+@pytest.mark.parametrize("input_scale", [0.3, 60.0])
+@pytest.mark.parametrize("plan", ATTENTION_PLANS)
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "gemma2", "qwen3"])
+def test_scaled_input(family, plan, input_scale, build):
+    block = build(family, dtype=torch.float64, input_scale=input_scale)
+    plan = "folded_qkv" if plan == "host_width" and family == "qwen3" else plan
+    keep_float64(block)
+    x = torch.randn(3, 9, 24, dtype=torch.float64)
+    for output_tokens in (slice(0, 1), None):
+        with transformers_in_full_precision():
+            fast = results(block, x, True, plan, output_tokens=output_tokens)
+            plain = results(block, x, False, output_tokens=output_tokens)
+        for ours, theirs in zip(fast, plain):
+            assert relative_error(ours, theirs) < 1e-10
 
 
 def test_gradient_of_the_input_projection_in_evaluation(build):

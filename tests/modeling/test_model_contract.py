@@ -318,7 +318,8 @@ def test_one_switch_says_what_is_trained(case, control, block):
     case.loss_of(model).backward()
     trained = {name.partition(".")[0] for name, p in model.llm_block.named_parameters() if p.requires_grad}
     of_control = {"llm_layers"} if model.llm_block.config.trainable else {"mlp_norm"} if control == "MLP" else set()
-    assert trained == {"input_projection", "output_projection", *of_control}
+    of_skip = {"skip_projection"} if model.llm_block.config.residual == "outer_linear" else set()
+    assert trained == {"input_projection", "output_projection", *of_control, *of_skip}
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
     with torch.no_grad():
         states = model.eval()(**case.inputs(2), output_hidden_states=True).hidden_states

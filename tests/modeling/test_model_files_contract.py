@@ -179,7 +179,9 @@ def test_saved_control_loads(case, control, block, tmp_path):
     torch.testing.assert_close(case.output_of(again), case.output_of(model), rtol=1e-5, atol=1e-6)
     assert frozen_names(again) == frozen_names(model)
     stored = json.loads((tmp_path / "config.json").read_text())["llm_block"]
-    assert stored["save_weights"] and (stored["fingerprint"] is None) == (control != "pretrained, frozen")
+    is_layer_of_llm = control in ("pretrained, frozen", "pretrained, balanced")
+    assert stored["save_weights"] and (stored["fingerprint"] is not None) == is_layer_of_llm
+    assert stored["input_scale"] == model.config.llm_block.input_scale and isinstance(stored["input_scale"], float)
 
 
 @cases(lambda case: case.processor)

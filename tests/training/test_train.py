@@ -70,6 +70,7 @@ def test_results(finished_run, recipe, data, llm):
     assert 0 < results["train_time_seconds"] < 600
     assert results["resumed_from_checkpoint"] is None
     assert [row["step"] for row in results["log_history"] if "loss" in row] == [5, 10, 15, 20]
+    assert [row["step"] for row in results["log_history"] if row.get("update_ratio", 0) > 0] == [5, 10, 15, 20]
     assert [row["step"] for row in results["log_history"] if "eval_top1" in row] == [8, 16, 24, 24]
     assert not list(finished_run.glob(".*"))
 

@@ -101,6 +101,28 @@ def test_groups_of_parameters(llm):
         optimizer_of(model, scales={"heads": 2.0})
 
 
+@pytest.mark.parametrize("has_layer", [True, False])
+def test_update_ratio_is_logged(has_layer, llm, tmp_path):
+    """Of a few tokens of the last step; nothing stays on the model."""
+    model = build_model("image", llm)
+    if not has_layer:
+        model.llm_block.config.kind = "projections"
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    trainer = TaskTrainer(
+        model, args, task=find_task("vit_with_llm_block")(ImageDataArguments("x"), None, model.config)
+    )
+    entered = []
+    model.llm_block.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+    with trainer._keeping_block_tokens():
+        model(**model.dummy_inputs)
+    assert len(model.llm_block._forward_pre_hooks) == 1
+    trainer.log({"loss": 1.0})
+    trainer.log({"eval_loss": 1.0})
+    logged = [entry.get("update_ratio") for entry in trainer.state.log_history]
+    ratio = model.llm_block.update_ratio(entered[0][:1, :32]) if has_layer else 0.0
+    assert (logged[0] or 0.0) == pytest.approx(ratio, rel=1e-3) and logged[1] is None
+
+
 def test_trainer_scales_its_optimizer(llm, tmp_path):
     """With its own groups: no decay of biases and norms."""
     model = build_model("image", llm)
