@@ -73,7 +73,7 @@ def evaluate(
 
     --dataset_name and --split choose the data, --recipe takes the data settings of a recipe; without any of them the
     model is evaluated on the eval_split of its training. Results are printed, and written to eval_results.json beside
-    the model (--output_file).
+    the model (--output_file). --corruption corrupts images; the results then have a file of their own.
     """
     from hf_frozen_llm.training.evaluate import evaluate
 

@@ -165,6 +165,8 @@ def check_readme(text: str, ran: list[list[str]], after: list[tuple[dict[str, An
     assert results["config"]["llm_block"]["llm_name_or_path"] == LLM
     assert set(results["config"]["label2id"]) == {"cat", "dog"}
     assert 0 <= json.loads(Path("runs/pictures/eval_results.json").read_text())["metrics"]["eval_top1"] <= 1
+    corrupted = json.loads(Path("runs/pictures/eval_results_gaussian_noise_3.json").read_text())
+    assert corrupted["dataset"]["corruption"] == "gaussian_noise" and corrupted["dataset"]["corruption_severity"] == 3
 
     first, printed = after[0]
     assert printed == blocks("text", text)[0]

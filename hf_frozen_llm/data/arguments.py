@@ -2,7 +2,7 @@
 """The recipe keys of data that are the same for every task."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass
@@ -48,6 +48,13 @@ class DataArguments:
         if not self.dataset_name:
             raise ValueError("dataset_name is not set; give a Hub id, a folder or a file.")
         self.check_at_least_one("max_train_samples", "max_eval_samples", "shuffle_buffer_size")
+
+    def check_training(self) -> None:
+        """Refuse keys that apply to saved models only."""
+
+    def evaluation_changes(self) -> dict[str, Any]:
+        """Return the keys that change the evaluated examples, such as a corruption; results record them."""
+        return {}
 
     def check_at_least_one(self, *names: str) -> None:
         for name in names:

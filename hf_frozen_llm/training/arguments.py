@@ -118,7 +118,8 @@ class EvaluationArguments:
         split (`str`, *optional*):
             Split to evaluate on. By default `eval_split`.
         output_file (`str`, *optional*):
-            File for the results. By default `eval_results.json` beside the model.
+            File for the results. By default `eval_results.json` beside the model, or, with a corruption,
+            `eval_results_<corruption>_<severity>.json`.
     """
 
     recipe: str | None = None

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from hf_frozen_llm.data.arguments import DataArguments
-from hf_frozen_llm.tasks import Task, find_task
+from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
 from hf_frozen_llm.training.results import (
@@ -46,7 +46,10 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     recipe = read_evaluation_recipe(model_name_or_path, overrides)
     evaluation_args = recipe.arguments(EvaluationArguments)
     folder = Path(model_name_or_path) if Path(model_name_or_path).is_dir() else Path()
-    output_file = Path(evaluation_args.output_file or folder / "eval_results.json")
+    changes = recipe.arguments(TASKS[recipe.values["task"]].arguments).evaluation_changes()
+    # The results on corrupted data do not replace the clean ones.
+    file_name = "_".join(["eval_results", *map(str, changes.values())]) + ".json"
+    output_file = Path(evaluation_args.output_file or folder / file_name)
     if not output_file.absolute().parent.is_dir():
         raise FileNotFoundError(f"output_file is {str(output_file)!r}, but there is no folder {output_file.parent}.")
     with tempfile.TemporaryDirectory() as output_dir:
@@ -62,7 +65,12 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
 
     results = {
         "model": model_name_or_path,
-        "dataset": {"name": data_args.dataset_name, "revision": data_args.dataset_revision, "split": split},
+        "dataset": {
+            "name": data_args.dataset_name,
+            "revision": data_args.dataset_revision,
+            "split": split,
+            **changes,
+        },
         "metrics": metrics,
         "parameters": count_parameters(run.model),
         "versions": collect_versions(),

@@ -137,11 +137,13 @@ def resolve(recipe: Recipe) -> Settings:
     task = TASKS[model_args.task]
     if recipe.host.get("revision") is not None and recipe.host.get("name_or_path") is None:
         raise ValueError("host.revision is set, but host.name_or_path is not: it is the revision of a published host.")
+    data_args = recipe.arguments(task.arguments)
+    data_args.check_training()
     return Settings(
         recipe=recipe,
         task=task,
         model_args=model_args,
-        data_args=recipe.arguments(task.arguments),
+        data_args=data_args,
         run_args=recipe.arguments(RunArguments),
         llm_block=None if recipe.llm_block is None else LLMBlockConfig(**recipe.llm_block),
     )

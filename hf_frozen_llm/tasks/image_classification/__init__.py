@@ -15,6 +15,7 @@ from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, load_rows, sele
 from hf_frozen_llm.modeling.modeling_vision_with_llm_block import VisionWithLLMBlockForImageClassification
 from hf_frozen_llm.modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
+from hf_frozen_llm.tasks.image_classification.corruptions import CORRUPTIONS, SEVERITIES
 from hf_frozen_llm.tasks.image_classification.data import (
     IMAGE_SUFFIXES,
     ImageTransform,
@@ -52,10 +53,20 @@ class ImageDataArguments(ClassificationArguments):
             4/3.
         random_flip (`bool`, *optional*, defaults to `False`):
             Whether half of the training images are mirrored.
+        corruption (`str`, *optional*):
+            Corrupt the images in `evaluate` and `predict`, not in training, by `gaussian_noise`, `defocus_blur`,
+            `brightness`, `contrast` or `jpeg_compression`. Images of at most 64 pixels a side are corrupted at their
+            own size, with the constants of CIFAR-10-C; larger ones at the size of the model's input, with those of
+            ImageNet-C.
+        corruption_severity (`int`, *optional*, defaults to 3):
+            Severity of the corruption, from 1 to 5.
     """
 
     input_key: ClassVar[str] = "image_column"
-    evaluation_keys: ClassVar[tuple[str, ...]] = (*ClassificationArguments.evaluation_keys, "image_column")
+    evaluation_keys: ClassVar[tuple[str, ...]] = (
+        *ClassificationArguments.evaluation_keys,
+        *("image_column", "corruption", "corruption_severity"),
+    )
 
     image_column: str = "image"
     image_size: int | None = None
@@ -65,6 +76,8 @@ class ImageDataArguments(ClassificationArguments):
     crop_pct: float | None = None
     random_crop_scale: list[float] | None = None
     random_flip: bool = False
+    corruption: str | None = None
+    corruption_severity: int = 3
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,6 +86,27 @@ class ImageDataArguments(ClassificationArguments):
         self.check_range("random_crop_scale", 0, 1, "[0.08, 1.0]")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct is {self.crop_pct}; it must lie in (0, 1].")
+        if self.corruption is not None and self.corruption not in CORRUPTIONS:
+            raise ValueError(f"corruption is {self.corruption!r}; it must be one of {', '.join(CORRUPTIONS)}.")
+        if self.corruption_severity not in SEVERITIES:
+            raise ValueError(f"corruption_severity is {self.corruption_severity}; it must be from 1 to 5.")
+        if self.corruption is None and self.corruption_severity != ImageDataArguments.corruption_severity:
+            raise ValueError(
+                f"corruption_severity is {self.corruption_severity}, but corruption is not set. Set it to one of "
+                f"{', '.join(CORRUPTIONS)}."
+            )
+
+    def check_training(self) -> None:
+        if self.corruption is not None:
+            raise ValueError(
+                f"corruption is {self.corruption!r}, but training, and the evaluation in it, is on clean images. "
+                f"Remove it, and run `hf-frozen-llm evaluate … --corruption {self.corruption}` on the saved model."
+            )
+
+    def evaluation_changes(self) -> dict[str, Any]:
+        if self.corruption is None:
+            return {}
+        return {"corruption": self.corruption, "corruption_severity": self.corruption_severity}
 
 
 class ImageClassification(ClassificationTask):
@@ -108,11 +142,11 @@ class ImageClassification(ClassificationTask):
         return AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
 
     def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ImageTransform:
-        augmentation = None
+        options: dict[str, Any] = {"corruption": self.args.corruption}
         if training:
             size = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
-            augmentation = build_augmentation(self.args, (size["height"], size["width"]))
-        return ImageTransform(self.args, split, self.processor, self.label_ids(rows), seed, augmentation=augmentation)
+            options = {"augmentation": build_augmentation(self.args, (size["height"], size["width"]))}
+        return ImageTransform(self.args, split, self.processor, self.label_ids(rows), seed, **options)
 
     def views(self, batch: Batch) -> list[Batch]:
         return [batch]

@@ -14,6 +14,7 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from hf_frozen_llm.data.augmentation import draw_crop
 from hf_frozen_llm.data.datasets import Example, Row
 from hf_frozen_llm.tasks.classification import ClassificationTransform
+from hf_frozen_llm.tasks.image_classification.corruptions import corrupt, is_small
 
 
 if TYPE_CHECKING:
@@ -151,11 +152,20 @@ def to_height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 class ImageTransform(ClassificationTransform):
-    """Decode, augment, resize and normalise images; see [`ClassificationTransform`] for the other arguments."""
+    """
+    Decode, augment or corrupt, resize and normalise images; see [`ClassificationTransform`] for the other arguments.
 
-    def __init__(self, *args, augmentation: Augmentation | None = None, **kwargs):
+    Args:
+        augmentation ([`Augmentation`], *optional*):
+            Applied before resizing.
+        corruption (`str`, *optional*):
+            A key of `CORRUPTIONS`.
+    """
+
+    def __init__(self, *args, augmentation: Augmentation | None = None, corruption: str | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.augmentation = augmentation
+        self.corruption = corruption
         self.decoder = datasets.Image(mode="RGB")
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
@@ -172,8 +182,23 @@ class ImageTransform(ClassificationTransform):
                 raise ValueError(f"{location}: the image is missing.")
             if self.augmentation is not None:
                 image = self.augmentation(image, np.random.default_rng((self.seed, *key)))
+            if self.corruption is not None:
+                image = self.corrupt(image, self.corruption)
             images.append(image)
         is_cropped = self.augmentation is not None and self.augmentation.crop_scale is not None
-        options = {"do_resize": False, "do_center_crop": False} if is_cropped else {}
+        is_fitted = is_cropped or self.corruption is not None
+        options = {"do_resize": False, "do_center_crop": False} if is_fitted else {}
         pixel_values = self.processor(images, return_tensors="pt", **options)["pixel_values"]
         return [{"pixel_values": pixels, **label} for pixels, label in zip(pixel_values, labels)]
+
+    def corrupt(self, image: Image.Image, corruption: str) -> Image.Image:
+        """Corrupt a small image at its own size and a larger one at the model's; return it at the model's size."""
+        severity = self.args.corruption_severity
+        if is_small(image):
+            return self.fit(corrupt(image, corruption, severity))
+        return corrupt(self.fit(image), corruption, severity)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Resize and crop an image as the processor does."""
+        pixels = self.processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+        return Image.fromarray(pixels.transpose(1, 2, 0))
