@@ -18,7 +18,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: setup.py pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip show -q torch 2>/dev/null || $(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install "$(TRANSFORMERS)" -e ".[gguf,plot]"
+	$(BIN)/python -m pip install "$(TRANSFORMERS)" -e ".[gguf,plot,ablate]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

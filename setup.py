@@ -18,12 +18,13 @@ EXTRAS = {
     "video": ["av>=14", "kornia>=0.8"],
     "points": ["h5py>=3.10", "trimesh>=4.6"],
     "plot": ["matplotlib>=3.8"],
+    "ablate": ["matplotlib>=3.8", "scipy>=1.11"],
     "demo": ["gradio>=5"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["gguf"],
     *EXTRAS["onnx"],
-    *EXTRAS["plot"],
+    *EXTRAS["ablate"],
     *EXTRAS["points"],
     *EXTRAS["video"],
     "build",

@@ -137,7 +137,7 @@ def check(
 @app.command(
     cls=TrainingCommand,
     context_settings=KEYS,
-    options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--KEY VALUE]...",
+    options_metavar="[--over FIELD=a,b,c]... [--variants FILE] [--tune FIELD=a,b,c]... [--KEY VALUE]...",
 )
 def ablate(
     context: typer.Context,
@@ -149,16 +149,45 @@ def ablate(
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Check and print the commands of the runs without running them."
     ),
+    tune: list[str] = typer.Option(  # noqa: B008
+        [], help="FIELD=a,b,c: first find the best value of each variant on held-out training data."
+    ),
+    tune_split: str | None = typer.Option(
+        None, help="Split to tune on, such as train[90%:]; by default a random tenth of train_split."
+    ),
+    tune_seeds: int = typer.Option(1, help="Number of seeds of each tuned value, from 1000 on."),
+    reference: str | None = typer.Option(None, help="Variant that the others are compared with, seed by seed."),
+    delta: float = typer.Option(1.0, help="Difference for which the number of necessary seeds is computed."),
+    max_parallel: int = typer.Option(1, help="Number of runs at a time."),
+    figure: str | None = typer.Option(
+        None, help="File of the figure, such as a .svg; by default ablation.png in output_dir."
+    ),
 ) -> None:
     """
     Train variants of a RECIPE, several seeds of each, and compare them.
 
     Writes ablation.csv, ablation.md and ablation.png. The same command resumes an interrupted one. Every key of the
-    recipe can be given for all runs, as for `train`.
+    recipe can be given for all runs, as for `train`. The exit code is 1 if a run fails.
     """
     from hf_frozen_llm.commands.ablate import ablate
 
-    if not ablate(recipe, over, variants, seeds, output_dir, key_flags(context), dry_run):
+    is_complete = ablate(
+        recipe,
+        over,
+        variants,
+        seeds,
+        output_dir,
+        key_flags(context),
+        dry_run,
+        tune,
+        tune_split,
+        tune_seeds,
+        reference,
+        delta,
+        max_parallel,
+        figure,
+    )
+    if not is_complete:
         raise typer.Exit(1)
 
 

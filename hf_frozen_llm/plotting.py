@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Figures of the package; matplotlib (the `plot` extra) is imported where it is used."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,37 +108,72 @@ def plot_training_curves(path: str | Path, histories: dict[str, list[dict[str, A
     figure.savefig(path)
 
 
-def plot_ablation(path: str | Path, runs: pd.DataFrame, metric: Metric, title: str) -> None:
+def plot_ablation(
+    path: str | Path,
+    runs: pd.DataFrame,
+    metric: Metric,
+    title: str,
+    variants: Sequence[str] | None = None,
+    reference: str | None = None,
+) -> None:
     """
-    Write a plot of the main metric of each variant: a point for each run, the mean and the standard deviation.
+    Write a plot of the main metric of each variant: a dot for each seed, the mean and, with several seeds, the
+    standard deviation.
 
     Args:
         path (`str` or `Path`):
-            The PNG file to write.
+            The file to write, in the format of its suffix.
         runs (`pandas.DataFrame`):
             A row for each run: `variant`, `eval_<metric>`, `trainable_parameters` and `forward_mflop`.
         metric ([`Metric`]):
             The metric of the task.
         title (`str`):
-            The title above the plot.
+            The title above the plot, of one or several lines.
+        variants (`Sequence[str]`, *optional*):
+            All variants, in their order. Those without a run have an empty row.
+        reference (`str`, *optional*):
+            The variant whose mean is a vertical line.
     """
-    groups = list(runs.groupby("variant", sort=False))
-    figure = new_figure(10.5, 1.5 + 0.45 * len(groups))
+    groups = {str(variant): of_variant for variant, of_variant in runs.groupby("variant", sort=False)}
+    variants = list(groups) if variants is None else variants
+    names = [describe_variant(variant, groups.get(variant)) for variant in variants]
+    lines = [line for name in names for line in name.splitlines()]
+    # In inches: the plot itself is 6 wide, and the names have the room that they need.
+    width, height = 6 + 0.075 * max(map(len, lines)), 1.9 + 0.155 * len(lines) + 0.16 * len(names)
+    figure = new_figure(width, height)
     axis = figure.subplots()
-    names = []
-    for row, (variant, of_variant) in enumerate(groups):
-        scores = metric.scale * of_variant[f"eval_{metric.name}"]
-        axis.plot(scores, [row] * len(scores), "o", color=COLORS[0], alpha=0.35, markersize=5)
-        spread = scores.std() if len(scores) > 1 else 0.0
-        axis.errorbar(scores.mean(), row, xerr=spread, fmt="s", color=COLORS[0], capsize=4, markersize=6)
-        first = of_variant.iloc[0]
-        trained = first["trainable_parameters"] / 1e6
-        names.append(f"{variant}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP")
-    axis.set_yticks(range(len(groups)), names, fontsize=9)
-    axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.set_xlabel(f"{metric.label}: runs, mean and standard deviation over seeds")
-    axis.set_title(title, fontsize=11)
+    for row, variant in enumerate(variants):
+        if variant not in groups:
+            continue
+        scores = metric.scale * groups[variant][f"eval_{metric.name}"]
+        is_several = len(scores) > 1
+        axis.plot(scores, [row] * len(scores), "o", color=COLORS[0], alpha=0.4 if is_several else 1, markersize=5)
+        if is_several:
+            style = {"fmt": "s", "color": COLORS[0], "capsize": 4, "markersize": 6}
+            axis.errorbar(scores.mean(), row, xerr=scores.std(), **style)
+    label = metric.label
+    if runs["variant"].duplicated().any():
+        label += "\ndots: seeds; squares: their mean ± standard deviation"
+    if reference in groups:
+        mean = metric.scale * groups[reference][f"eval_{metric.name}"].mean()
+        axis.axvline(mean, color=COLORS[1], linestyle="--", linewidth=1.2, zorder=0)
+        short = textwrap.shorten(str(reference), 70, placeholder=" …")
+        label += f"\ndashed: {'mean of ' if len(groups[reference]) > 1 else ''}{short}"
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title("\n".join(textwrap.fill(line, 80) for line in title.splitlines()), fontsize=10)
     figure.tight_layout()
     figure.savefig(path)
+
+
+def describe_variant(variant: str, runs: pd.DataFrame | None) -> str:
+    """Return the label of a variant: its name, in lines of at most 60 characters, and the cost of its model."""
+    name = textwrap.fill(variant, 60)
+    if runs is None:
+        return f"{name}\nno finished run"
+    first = runs.iloc[0]
+    trained = first["trainable_parameters"] / 1e6
+    return f"{name}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP"

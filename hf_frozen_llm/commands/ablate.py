@@ -1,26 +1,31 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """`hf-frozen-llm ablate`: train variants of a recipe, several seeds of each, and compare them."""
 
-import itertools
+import importlib.util
 import json
+import math
 import shlex
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from transformers import AutoConfig
 
-import hf_frozen_llm.recipes
-from hf_frozen_llm.flops import count_flops
+from hf_frozen_llm.commands.ablation_plan import (
+    FIRST_TUNE_SEED,
+    HOLDOUT,
+    Plan,
+    check_classes,
+    make_grid,
+    plan_runs,
+    plan_tuning,
+    read_tuned_values,
+)
+from hf_frozen_llm.commands.ablation_report import AblationReport, choose_values, is_at_end, write_report
+from hf_frozen_llm.commands.ablation_runs import PlannedRun, name_fields, read_results, read_scores, run_all
+from hf_frozen_llm.commands.report import count
 from hf_frozen_llm.metrics import Metric
-from hf_frozen_llm.plotting import plot_ablation
-from hf_frozen_llm.training.recipe import RecipeLoader, read_recipe
-from hf_frozen_llm.training.results import write_json
-from hf_frozen_llm.training.run import resolve
+from hf_frozen_llm.plotting import new_figure
 
 
 def ablate(
@@ -31,185 +36,207 @@ def ablate(
     output_dir: str | Path = "runs/ablation",
     overrides: Sequence[str] = (),
     dry_run: bool = False,
+    tune: Sequence[str] = (),
+    tune_split: str | None = None,
+    tune_seeds: int = 1,
+    reference: str | None = None,
+    delta: float = 1.0,
+    max_parallel: int = 1,
+    figure: str | Path | None = None,
 ) -> bool:
     """
     Train every variant with every seed, each run in a separate process, and report the results.
 
     A finished run is not repeated, and an interrupted one resumes from its last checkpoint: the same command completes
-    an earlier one.
+    an earlier one, and more seeds, variants or values to tune extend it.
 
     Args:
         recipe (`str` or `Path`):
             The recipe, as for `hf-frozen-llm train`.
         over (`Sequence[str]`, *optional*):
-            `field=a,b,c`: one variant for each value; of several fields, for each combination.
+            `field=a,b,c`: one variant for each value; of several fields, for each combination. A variant without an
+            LLM block, or without an LLM layer, does not get fields that mean nothing to it, and is run once.
         variants (`str` or `Path`, *optional*):
             A YAML file that maps names to the fields they override, for variants that differ in several fields; or
             the name of a file of this package.
         seeds (`int`, *optional*, defaults to 1):
             Seeds 0, 1, … of each variant.
         output_dir (`str` or `Path`, *optional*, defaults to `"runs/ablation"`):
-            Gets `runs/<variant>/seed<n>`, `ablation.csv` (a row for each run), `ablation.md` (means and standard
-            deviations) and `ablation.png`.
+            Gets `runs/<variant>/seed<n>` (with tuning, `runs/<variant>/<value>/seed<n>`), `ablation.csv` (a row for
+            each run), `ablation.md` (means and standard deviations) and `ablation.png`; also `tuning/…` and
+            `tuning.csv` with `tune`, and `differences.csv` with `reference`.
         overrides (`Sequence[str]`, *optional*):
             Flags for every run, such as `["--max_steps", "100"]`.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to check and print the commands of the runs without running them.
+        tune (`Sequence[str]`, *optional*):
+            `field=a,b,c`: before the reported runs, find the best of these values for each variant on held-out
+            training data, with seeds that no reported run has; of several fields, the best combination.
+        tune_split (`str`, *optional*):
+            Split that the tuning runs are evaluated on. If it is a part of `train_split`, such as `train[90%:]`, they
+            train on the rest. By default, a random tenth of `train_split` is held out.
+        tune_seeds (`int`, *optional*, defaults to 1):
+            Seeds 1000, 1001, … of each value.
+        reference (`str`, *optional*):
+            Variant that the others are compared with, seed by seed.
+        delta (`float`, *optional*, defaults to 1.0):
+            Difference, in the unit of the table, for which the number of necessary seeds is computed.
+        max_parallel (`int`, *optional*, defaults to 1):
+            Number of runs at a time. They share the cores and, if there are several, each has a GPU of its own.
+        figure (`str` or `Path`, *optional*):
+            File of the figure, such as a `.svg` or `.pdf`. By default `ablation.png` in `output_dir`.
 
     Returns:
-        `bool`: whether all runs have finished.
+        `bool`: whether every variant has a result for every seed.
 
     Raises:
-        `ValueError`: for a field or value that the recipe cannot have, before anything is run.
+        `ValueError`: for a field or value that the recipe cannot have, variants that cannot be told apart, or a folder
+            with results of other settings, before anything is run.
     """
-    grid = make_grid(over, variants)
-    output_dir = Path(output_dir)
-    runs: list[tuple[str, dict[str, str], int, list[str], Path]] = []
-    for (variant, fields), seed in itertools.product(grid.items(), range(seeds)):
-        folder = output_dir / "runs" / file_name(variant) / f"seed{seed}"
-        flags = [flag for field, value in fields.items() for flag in (f"--{field}", value)]
-        command = ["train", str(recipe), *overrides, *flags, "--seed", str(seed), "--output_dir", str(folder)]
-        metric = check(command, folder)
-        runs.append((variant, fields, seed, command, folder))
+    check_options({"seeds": seeds, "tune_seeds": tune_seeds, "max_parallel": max_parallel}, delta)
+    figure = check_figure(figure, Path(output_dir), reference)
+    plan = Plan(str(recipe), list(overrides), Path(output_dir))
+    plan_runs(plan, make_grid(over, variants), read_tuned_values(tune), seeds)
+    if tune or tune_split is not None:
+        plan_tuning(plan, tune_split, tune_seeds)
+    names = list(plan.candidates)
+    if reference is not None and reference not in names:
+        raise ValueError(f"There is no variant {reference!r} to compare with; the variants are {', '.join(names)}.")
     if dry_run:
-        print("\n".join(shlex.join(["hf-frozen-llm", *command]) for *_, command, _ in runs))
+        print_plan(plan, seeds)
         return True
-    rows, failed = [], []
-    for number, (variant, fields, seed, command, folder) in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {variant}, seed {seed}", flush=True)
-        if not run_once(command, folder):
-            failed.append(f"{variant}, seed {seed}: {folder / 'log.txt'}")
-            print(f"    failed, see {folder / 'log.txt'}", flush=True)
+    if tune_split is not None:
+        check_classes(plan)
+    print(plan.size(seeds), flush=True)
+    report = AblationReport(str(recipe), plan.metric, Path(output_dir), figure, names, reference, delta)
+    chosen = tune_variants(plan, report, max_parallel)
+    run_variants([run for name, value in chosen.items() for run in plan.candidates[name][value]], report, max_parallel)
+    return not report.failures
+
+
+def check_options(numbers: Mapping[str, int], delta: float) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1.")
+    if not 0 < delta < math.inf:
+        raise ValueError(f"delta is {delta}; it is the size of a difference, above 0.")
+
+
+def check_figure(figure: str | Path | None, output_dir: Path, reference: str | None) -> Path:
+    """Return the file of the figure; refuse a format, a folder or a missing package that fails after hours only."""
+    if reference is not None and importlib.util.find_spec("scipy") is None:
+        raise ImportError("reference needs scipy: pip install 'hf_frozen_llm[ablate]'")
+    formats = new_figure(1, 1).canvas.get_supported_filetypes()
+    if figure is None:
+        return output_dir / "ablation.png"
+    path = Path(figure)
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(f"figure is {str(figure)!r}; matplotlib writes {', '.join(f'.{name}' for name in formats)}.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"figure is {str(figure)!r}, but there is no folder {path.parent}.")
+    return path
+
+
+def print_plan(plan: Plan, seeds: int) -> None:
+    """Print the number of the runs, and their commands; a value that is not chosen yet is BEST."""
+    print(f"# {plan.size(seeds)}")
+    for run in plan.tuning:
+        print(shlex.join(["hf-frozen-llm", *run.command]))
+    for candidates in plan.candidates.values():
+        for run in next(iter(candidates.values())):
+            command = list(run.command)
+            for name in run.value if len(candidates) > 1 else ():
+                command[len(command) - command[::-1].index(f"--{name}")] = "BEST"
+            print(shlex.join(["hf-frozen-llm", *command]))
+
+
+def tune_variants(plan: Plan, report: AblationReport, max_parallel: int) -> dict[str, str]:
+    """Run the tuning; return the best value of each variant that has one, and say in the report how it was found."""
+    rows: dict[Path, dict[str, Any]] = {}
+
+    def end(run: PlannedRun) -> str:
+        rows[run.folder] = row = read_tuning_run(run, plan.metric)
+        done = pd.DataFrame([rows[run.folder] for run in plan.tuning if run.folder in rows])
+        done.to_csv(plan.output_dir / "tuning.csv", index=False)
+        if row["status"] == "finished":
+            return describe_score(plan.metric, row)
+        return f"{row['status']}, see {run.log}"
+
+    run_all(plan.tuning, max_parallel, "tuning ", end)
+    best = choose_values(pd.DataFrame(rows[run.folder] for run in plan.tuning), plan.metric) if plan.tuning else {}
+    chosen: dict[str, str] = {}
+    for variant, candidates in plan.candidates.items():
+        value = best.get(variant, next(iter(candidates)))
+        if value is None:
+            first = next(run for run in plan.tuning if run.variant == variant)
+            report.failures[f"{variant}, tuning: no value can be trained with"] = first.log
+            print(f"{variant}: failed, no tuned value can be trained with, see {first.log}", flush=True)
             continue
-        rows.append({"variant": variant, **fields, "seed": seed, **read_results(folder)})
-        score = metric.scale * rows[-1][f"eval_{metric.name}"]
-        print(f"    {metric.title} {metric.format(score)}{metric.unit}", flush=True)
-        write_report(rows, output_dir, str(recipe), metric)
-    if failed:
-        print("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *failed]), flush=True)
-    return not failed
+        chosen[variant] = value
+        grid = [runs[0].value for runs in candidates.values()]
+        report.tuned[variant] = describe_value(candidates[value][0].value, grid)
+    report.notes += describe_tuning(plan, [rows[run.folder] for run in plan.tuning])
+    return chosen
 
 
-def make_grid(over: Sequence[str], variants: str | Path | None) -> dict[str, dict[str, str]]:
-    """Return the fields that each variant overrides, by its name."""
-    axes: list[dict[str, dict[str, str]]] = []
-    if variants is not None:
-        axes.append(read_variants(variants))
-    for text in over:
-        field, equals, values = text.partition("=")
-        if not equals or not field or not values:
-            raise ValueError(f"--over takes FIELD=a,b,c, got {text!r}.")
-        source = f"[{values}]"
-        node: Any = yaml.compose(source, Loader=RecipeLoader)
-        texts = [source[part.start_mark.index : part.end_mark.index] for part in node.value]
-        axes.append({f"{field}={value}": {field: value} for value in texts})
-    if not axes:
-        raise ValueError("Nothing to vary: give --over FIELD=a,b,c or --variants FILE.")
-    return {
-        ", ".join(name for name, _ in chosen): {name: value for _, fields in chosen for name, value in fields.items()}
-        for chosen in itertools.product(*(axis.items() for axis in axes))
-    }
+def read_tuning_run(run: PlannedRun, metric: Metric) -> dict[str, Any]:
+    """Return the row of a tuning run in `tuning.csv`."""
+    score = f"eval_{metric.name}"
+    row = {"variant": run.variant, **run.fields, "value": name_fields(run.value), "seed": run.seed}
+    if not run.is_finished:
+        return {**row, "status": "failed", score: math.nan}
+    scores = read_scores(json.loads((run.folder / "results.json").read_text(encoding="utf-8")))
+    is_finite = math.isfinite(scores[score]) and math.isfinite(scores["eval_loss"])
+    return {**row, "status": "finished" if is_finite else "diverged", **scores}
 
 
-def read_variants(path: str | Path) -> dict[str, dict[str, str]]:
-    file = Path(path)
-    packaged = Path(hf_frozen_llm.recipes.__file__).parent / "variants" / file
-    file = file if file.is_file() else packaged
-    if not file.is_file():
-        known = sorted(found.name for found in packaged.parent.glob("*.yaml"))
-        raise FileNotFoundError(f"There is no file of variants {path}. The package has: {', '.join(known)}.")
-    loaded = yaml.load(file.read_text(encoding="utf-8"), Loader=RecipeLoader)
-    if not isinstance(loaded, dict) or not all(isinstance(fields, (dict, type(None))) for fields in loaded.values()):
-        raise ValueError(f"{file} must map the name of each variant to the fields that it overrides.")
-    return {
-        str(name): {field: json.dumps(value) for field, value in (fields or {}).items()}
-        for name, fields in loaded.items()
-    }
+def describe_value(value: Mapping[str, str], grid: Sequence[Mapping[str, str]]) -> str:
+    parts = []
+    for name, text in value.items():
+        at_end = is_at_end(text, [other[name] for other in grid])
+        parts.append(f"{name}={text}{' (at the end of the grid)' if at_end else ''}")
+    return ", ".join(parts)
 
 
-def file_name(variant: str) -> str:
-    return "".join(c if c.isalnum() or c in "=-._" else "_" for c in variant)
-
-
-def check(command: list[str], folder: Path) -> Metric:
-    """Refuse invalid settings, and a folder of another command; return the metric that compares the runs."""
-    settings = resolve(read_recipe(command[1], command[2:]))
-    if settings.data_args.eval_split is None:
-        raise ValueError(f"{command[1]} has no eval_split to compare variants on.")
-    file = folder / "command.json"
-    if file.is_file() and (earlier := json.loads(file.read_text(encoding="utf-8"))["command"]) != command:
-        raise ValueError(f"{folder} holds runs of another command, {' '.join(earlier)}. Choose another output_dir.")
-    return settings.task.main_metric
-
-
-def run_once(command: list[str], folder: Path) -> bool:
-    """Train unless the run has finished; return whether there are results."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "command.json", {"command": command})
-    if (folder / "results.json").is_file():
-        return True
-    # A run without a complete checkpoint starts from the beginning.
-    full = [sys.executable, "-m", "hf_frozen_llm", *command, "--resume", "true"]
-    with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        return subprocess.run(full, stdout=log, stderr=log).returncode == 0
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    fields = dict(results["config"])
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    recipe = results["recipe"]
-    batch_size = recipe.get("per_device_train_batch_size", 8)
-    forward, step = count_flops(config, batch_size, recipe["freeze_host"], recipe["lora"])
-    return {
-        **{name: value for name, value in results["metrics"].items() if is_score(name)},
-        "train_loss": results["metrics"]["train_loss"],
-        **{f"{name}_parameters": count for name, count in results["parameters"].items()},
-        "forward_mflop": forward / 1e6,
-        "step_mflop": step / 1e6,
-        "train_seconds": results["train_time_seconds"],
-        "device": results["device"],
-    }
-
-
-def is_score(name: str) -> bool:
-    return name.startswith("eval_") and not name.endswith(("_runtime", "_per_second", "_time"))
-
-
-def write_report(rows: list[dict[str, Any]], output_dir: Path, recipe: str, metric: Metric) -> None:
-    """Write `ablation.csv`, `ablation.md` and `ablation.png` of the runs so far."""
-    runs = pd.DataFrame(rows)
-    runs.to_csv(output_dir / "ablation.csv", index=False)
-    groups = runs.groupby("variant", sort=False)
-    lines = [
-        f"# {recipe}: an ablation",
-        "",
-        f"| variant | {metric.label}, mean ± standard deviation | seeds | trained parameters | frozen | "
-        "MFLOP forward | MFLOP training step | training s |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+def describe_tuning(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return sentences on the data and the seeds of the tuning, and on its runs without a usable result."""
+    if not rows:
+        return []
+    settings = plan.tuning[0].settings
+    share = f"a random {100 * HOLDOUT:g} % of {settings['train_split']}"
+    sentences = [
+        f"Tuned: the value with the best mean {plan.metric.title} on "
+        f"{share if settings['holdout'] else settings['eval_split']}, which the tuning runs do not train on, over "
+        f"{count(plan.tune_seeds, 'seed')} from {FIRST_TUNE_SEED} on. `tuning.csv` has all tuning runs."
     ]
-    for variant, of_variant in groups:
-        first = of_variant.iloc[0]
-        scores = metric.scale * of_variant[f"eval_{metric.name}"]
-        score = metric.format(scores.mean())
-        if len(scores) > 1:
-            score += f" ± {metric.format(scores.std())}"
-        cells = [
-            str(variant),
-            score,
-            str(len(of_variant)),
-            f"{first['trainable_parameters']:,}",
-            f"{first['frozen_parameters']:,}",
-            f"{first['forward_mflop']:,.1f}",
-            f"{first['step_mflop']:,.1f}",
-            f"{of_variant['train_seconds'].mean():.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    device = ", ".join(sorted(runs["device"].unique()))
-    lines += [
-        "",
-        "FLOPs are for one input, of matrix products, as the model runs: a trained layer runs without the fast path. "
-        f"Standard deviations are over seeds (n - 1). Device: {device}.",
+    bad = [
+        f"{row['variant']}, {row['value']}, seed {row['seed']} ({row['status']})"
+        for row in rows
+        if row["status"] != "finished"
     ]
-    (output_dir / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    plot_ablation(output_dir / "ablation.png", runs, metric, recipe)
+    return [*sentences, *([f"Not chosen, because of a run without a usable result: {'; '.join(bad)}."] if bad else [])]
+
+
+def run_variants(runs: Sequence[PlannedRun], report: AblationReport, max_parallel: int) -> None:
+    """Run the runs to report, and write the report after each."""
+    rows: dict[Path, dict[str, Any]] = {}
+
+    def end(run: PlannedRun) -> str:
+        text = f"failed, see {run.log}"
+        if run.is_finished:
+            rows[run.folder] = {"variant": run.variant, **run.fields, "seed": run.seed, **read_results(run.folder)}
+            text = describe_score(report.metric, rows[run.folder])
+        else:
+            report.failures[run.name] = run.log
+        write_report(report, [rows[run.folder] for run in runs if run.folder in rows])
+        return text
+
+    run_all(runs, max_parallel, "", end)
+    if not runs:
+        write_report(report, [])
+    if failed := [run for run in runs if not run.is_finished]:
+        print("\n".join([f"{len(failed)} of {len(runs)} runs failed:", *(f"{run.name}: {run.log}" for run in failed)]))
+
+
+def describe_score(metric: Metric, row: Mapping[str, Any]) -> str:
+    return f"{metric.title} {metric.format(metric.scale * row[f'eval_{metric.name}'])}{metric.unit}"

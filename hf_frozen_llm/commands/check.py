@@ -21,7 +21,7 @@ from hf_frozen_llm.commands.check_steps import (
     draw_batch,
 )
 from hf_frozen_llm.commands.report import Report, format_bytes
-from hf_frozen_llm.data.datasets import take_samples
+from hf_frozen_llm.data.datasets import hold_out, take_samples
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.training.recipe import read_recipe
@@ -147,10 +147,14 @@ def read_splits(plan: Plan) -> None:
     with plan.report.step("train_split"):
         rows = settings.task.read(args, args.train_split)
         plan.config_fields = settings.task.config_fields(args, rows)
+        if args.holdout is not None:
+            rows, held = hold_out(rows, args.holdout)
+            held = take_samples(args, held, args.max_eval_samples)
+            plan.evaluation = Split(f"{args.train_split}, held out", held, args.max_eval_samples)
         plan.train = Split(args.train_split, take_samples(args, rows, args.max_train_samples), args.max_train_samples)
-    if args.eval_split is None:
+    if args.holdout is None and args.eval_split is None:
         plan.report.warnings.append("There is no eval_split: nothing is evaluated.")
-    else:
+    elif args.holdout is None and args.eval_split is not None:
         with plan.report.step("eval_split"):
             rows = read_eval_rows(settings.task, args, args.eval_split)
             plan.evaluation = Split(args.eval_split, rows, args.max_eval_samples)
@@ -239,7 +243,7 @@ def check_data(plan: Plan) -> None:
                 check_labels(task, split, report)
             with report.step(split.name):
                 check_readable(task, split, max(plan.check_rows, needed), workers, report)
-    if plan.evaluation is not None and not task.args.streaming:
+    if plan.evaluation is not None and task.args.holdout is None and not task.args.streaming:
         with report.step("shared rows"):
             check_shared_rows(plan.settings, train, plan.evaluation, plan.check_rows, report)
     if plan.args is None:

@@ -21,6 +21,9 @@ class DataArguments:
             Split to train on; slices such as `train[:90%]` work where `datasets` itself reads the data, not streamed.
         eval_split (`str`, *optional*):
             Split to evaluate on. Without it nothing is evaluated.
+        holdout (`float`, *optional*):
+            Share of the rows of `train_split`, such as 0.1, that is held out of training and evaluated on instead of
+            `eval_split`: a random, always equal choice.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether the data is read while training instead of downloaded before. Needs `max_steps`.
         shuffle_buffer_size (`int`, *optional*, defaults to 10000):
@@ -39,6 +42,7 @@ class DataArguments:
     dataset_revision: str | None = None
     train_split: str = "train"
     eval_split: str | None = None
+    holdout: float | None = None
     streaming: bool = False
     shuffle_buffer_size: int = 10000
     max_train_samples: int | None = None
@@ -48,6 +52,10 @@ class DataArguments:
         if not self.dataset_name:
             raise ValueError("dataset_name is not set; give a Hub id, a folder or a file.")
         self.check_at_least_one("max_train_samples", "max_eval_samples", "shuffle_buffer_size")
+        if self.holdout is not None and not 0 < self.holdout < 1:
+            raise ValueError(f"holdout is {self.holdout}; it is a share of train_split, between 0 and 1.")
+        if self.holdout is not None and self.streaming:
+            raise ValueError("holdout cannot draw rows from a stream. Set streaming to false, or use another split.")
 
     def check_training(self) -> None:
         """Refuse keys that apply to saved models only."""

@@ -87,6 +87,12 @@ def take_samples(args: DataArguments, rows: HFDataset, max_samples: int | None) 
     return rows.take(max_samples) if args.streaming else rows.shuffle(seed=0).select(range(max_samples))
 
 
+def hold_out(rows: datasets.Dataset, share: float) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Return the rows to train on, and the held-out ones: always the same random ones, of any order of the classes."""
+    parts = rows.train_test_split(test_size=share, seed=0)
+    return parts["train"], parts["test"]
+
+
 class ExampleTransform(Protocol):
     """Turns rows into examples. The random numbers of an example depend only on its key."""
 

@@ -26,7 +26,7 @@ from hf_frozen_llm.training.train import count_parameters
 
 
 # Keys that concern training data only.
-TRAINING_KEYS = {"train_split", "shuffle_buffer_size", "max_train_samples"}
+TRAINING_KEYS = {"train_split", "shuffle_buffer_size", "max_train_samples", "holdout"}
 
 
 def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

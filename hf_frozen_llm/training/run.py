@@ -22,7 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.data.arguments import DataArguments
-from hf_frozen_llm.data.datasets import HFDataset, find_local, take_samples
+from hf_frozen_llm.data.datasets import HFDataset, find_local, hold_out, take_samples
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.vision_host import vision_config_of
@@ -171,10 +171,13 @@ def build_run(recipe: Recipe) -> Run:
     with args.main_process_first(desc="loading the data"):
         train_rows = task_class.read(data_args, data_args.train_split)
         config_fields = task_class.config_fields(data_args, train_rows)
-        train_rows = take_samples(data_args, train_rows, data_args.max_train_samples)
         eval_rows = None
-        if data_args.eval_split is not None:
+        if data_args.holdout is not None:
+            train_rows, eval_rows = hold_out(train_rows, data_args.holdout)
+            eval_rows = take_samples(data_args, eval_rows, data_args.max_eval_samples)
+        elif data_args.eval_split is not None:
             eval_rows = read_eval_rows(task_class, data_args, data_args.eval_split)
+        train_rows = take_samples(data_args, train_rows, data_args.max_train_samples)
     run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
     if checkpoint is not None:
         run.checkpoint = checkpoint
@@ -203,7 +206,8 @@ def assemble_run(
         lora=lora,
     )
     if eval_rows is not None:
-        run.eval_dataset = task.dataset(eval_rows, str(data_args.eval_split))
+        split = data_args.eval_split if data_args.holdout is None else f"{data_args.train_split}, held out"
+        run.eval_dataset = task.dataset(eval_rows, str(split))
     return run
 
 
@@ -284,9 +288,10 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         remove_unused_columns=False,
         report_to="none",
     )
-    if data_args.eval_split is None and args.eval_strategy != "no":
+    has_eval_rows = data_args.eval_split is not None or data_args.holdout is not None
+    if not has_eval_rows and args.eval_strategy != "no":
         raise ValueError(f"eval_strategy is {args.eval_strategy.value!r}, but there is no eval_split to evaluate on.")
-    if data_args.eval_split is not None and args.dataloader_drop_last:
+    if has_eval_rows and args.dataloader_drop_last:
         raise ValueError("dataloader_drop_last would leave out examples of eval_split as well; remove it.")
     if run_args.base_learning_rate is not None:
         examples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -18,7 +18,7 @@ from hf_frozen_llm.training.results import (
     find_git_revision,
     write_json,
 )
-from hf_frozen_llm.training.run import build_run
+from hf_frozen_llm.training.run import Run, build_run
 
 
 def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -62,6 +62,7 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         "git_revision": find_git_revision(),
         "device": describe_device(run.args.device),
         "num_processes": run.args.world_size,
+        "num_eval_rows": count_eval_rows(run),
         "train_time_seconds": seconds,
         "resumed_from_checkpoint": None if run.checkpoint is None else run.checkpoint.name,
         "log_history": trainer.state.log_history,
@@ -94,6 +95,11 @@ class RunProgress(TrainerCallback, ExportableState):
     def on_epoch_begin(self, args, state, control, **kwargs):
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(int(state.epoch or 0))
+
+
+def count_eval_rows(run: Run) -> int | None:
+    """Return the rows that the run was evaluated on; `None` without evaluation, or for a stream."""
+    return None if run.eval_dataset is None or run.task.args.streaming else len(run.eval_dataset.rows)
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:
