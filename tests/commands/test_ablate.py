@@ -103,7 +103,7 @@ def test_grid():
     ("over", "alone"),
     [
         ("llm_block.residual=none,outer", ["plain host"]),
-        ("llm_block.layer_index=14,28", ["plain host", "MLP", "projections alone"]),
+        ("llm_block.layer_index=14,28", ["plain host", "MLP", "identity", "projections alone"]),
     ],
 )
 def test_variants_without_the_layer_get_no_fields_of_it(over, alone):
@@ -239,8 +239,8 @@ def test_readme_counts_the_runs(tmp_path, capsys):
     options = {"variants": "controls.yaml", "over": ["llm_block.residual=none,outer"], "seeds": 5}
     assert ablate(RECIPE, tune=["learning_rate=3e-4,1e-3,3e-3"], dry_run=True, output_dir=tmp_path, **options)
     sizes = capsys.readouterr().out.splitlines()[0]
-    assert sizes.startswith("# 15 variants x 5 seeds = 75 runs, after 45 ") and sizes.endswith(" = 45 tuning runs")
-    assert "15 variants x 5 seeds = 75 runs, after 45 tuning runs" in (REPO / "README.md").read_text(encoding="utf-8")
+    assert sizes.startswith("# 21 variants x 5 seeds = 105 runs, after 63 ") and sizes.endswith(" = 63 tuning runs")
+    assert "21 variants x 5 seeds = 105 runs, after 63 tuning runs" in (REPO / "README.md").read_text(encoding="utf-8")
 
 
 def test_split_to_tune_on():
