@@ -55,6 +55,17 @@ def test_torch_export(host, fast, strict, build_model):
         torch.testing.assert_close(actual, logits(model, host, batch), rtol=1e-5, atol=1e-5)
 
 
+def test_scaled_input_is_exported(build_model, tmp_path):
+    model = build_model("vit_class", input_scale="balanced")
+    assert model.config.llm_block.input_scale != 1
+    program = torch.export.export(model, (pixels_of("vit_class", 2),), dynamic_shapes=exported_batch()).module()
+    torch.testing.assert_close(program(pixels_of("vit_class", 3)).logits, logits(model, "vit_class", 3))
+    export_to_onnx(model, "vit_class", tmp_path)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (actual,) = session.run(["logits"], {"pixel_values": pixels_of("vit_class", 3).numpy()})
+    torch.testing.assert_close(torch.from_numpy(actual), logits(model, "vit_class", 3), rtol=1e-4, atol=1e-4)
+
+
 # Their relative positions are not exported by transformers before 5.24, without a block neither.
 NO_ONNX = ["beit", "beit_cls", "swin"] if Version(transformers.__version__) < Version("5.24") else []
 
