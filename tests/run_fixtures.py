@@ -44,6 +44,19 @@ def quiet_and_fast_datasets():
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
 
 
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line as a process does; return its exit code, output and errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hf-frozen-llm", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     return write_parquet(tmp_path_factory.mktemp("data"))

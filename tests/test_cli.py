@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The command line as a process: help, exit codes, and one-line errors."""
+"""The command line: help, exit codes, and one-line errors."""
 
-import subprocess
 import sys
 
 import pytest
@@ -12,19 +11,6 @@ from hf_frozen_llm.tasks import TASKS
 
 
 RECIPE = "quickstart/vit_tiny_cifar10.yaml"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call the command line as a process does; return its exit code, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hf-frozen-llm", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        return exit_.value.code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -81,19 +67,18 @@ def test_exit_code_of_a_failed_run(call, tmp_path):
     assert code == 1 and "1 of 1 runs failed" in output
 
 
-def test_broken_data_is_one_line_from_workers_too(tmp_path):
+def test_broken_data_is_one_line_from_workers_too(call, tmp_path):
     """The message of a data loading process is its whole traceback."""
     data, llm = write_image_folder(tmp_path / "data"), write_llama(tmp_path / "llm")
     broken = tmp_path / "data" / "train" / CLASSES[0] / "0.png"
     broken.write_bytes(b"text")
-    command = [sys.executable, "-m", "hf_frozen_llm", "train", "quickstart/vit_tiny_cifar10_smollm2.yaml", *TINY]
-    flags = ["--dataset-name", data, "--image-column", "image", "--llm-block.llm-name-or-path", llm]
+    flags = [*TINY, "--dataset-name", data, "--image-column", "image", "--llm-block.llm-name-or-path", llm]
     flags += ["--output_dir", str(tmp_path / "out"), "--max_steps", "3", "--dataloader_num_workers", "1"]
-    process = subprocess.run([*command, *flags], capture_output=True, text=True)
-    last = process.stderr.strip().splitlines()[-1]
-    assert process.returncode == 1, "of a run that failed"
+    code, _, errors = call("train", "quickstart/vit_tiny_cifar10_smollm2.yaml", *flags)
+    last = errors.strip().splitlines()[-1]
+    assert code == 1, "of a run that failed"
     assert last.startswith("Error: ") and f"({broken}): the image cannot be decoded" in last
-    assert "Traceback" not in process.stderr
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("command", ["train", "ablate", "evaluate"])

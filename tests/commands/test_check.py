@@ -4,8 +4,6 @@
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -338,21 +336,17 @@ def test_a_training_run_after_a_check_is_the_same(check_images, tmp_path, llm):
     assert losses[0] == losses[1]
 
 
-def test_command(tmp_path, llm):
+def test_command(call, tmp_path, llm, monkeypatch):
     data = write_image_folder(tmp_path / "data")
     (Path(data) / "train" / "ant" / "bad.png").write_bytes(b"no image")
     flags = [*TINY, *FOLDER, "--llm_block.llm_name_or_path", llm, "--dataset_name", data, "--check_rows", "30"]
-    command = [sys.executable, "-m", "hf_frozen_llm", "check", "image_classification/tiny.yaml", *flags]
-    done = subprocess.run(
-        [*command, "--output_dir", "run", "--output_file", "examples.png"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stdout.endswith("1 error and no warnings.\n")
+    command = ["check", "image_classification/tiny.yaml", *flags, "--output_dir", "run"]
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = call(*command, "--output_file", "examples.png")
+    assert code == 1
+    assert "Traceback" not in errors
+    assert output.endswith("1 error and no warnings.\n")
     assert (tmp_path / "examples.png").is_file() and not (tmp_path / "run").exists()
     (Path(data) / "train" / "ant" / "bad.png").unlink()
-    done = subprocess.run([*command, "--output_dir", "run"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, errors = call(*command)
+    assert code == 0, errors

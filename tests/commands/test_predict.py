@@ -4,8 +4,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -202,18 +200,19 @@ def test_json_lines_are_written_as_a_whole(finished_run, pictures, tmp_path):
         predict(str(finished_run), pictures, CPU, tmp_path / "nowhere" / "out.jsonl")
 
 
-def test_table_and_exit_code(finished_run, pictures, tmp_path):
-    command = [sys.executable, "-m", "hf_frozen_llm", "predict", str(finished_run), "*/*.png", *CPU]
-    done = subprocess.run(command, cwd=pictures, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+def test_table_and_exit_code(call, finished_run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures)
+    code, output, _ = call("predict", str(finished_run), "*/*.png", *CPU)
+    lines = output.splitlines()
+    assert code == 0
     assert len(lines) == 12 and lines[0].startswith("ant/0.png  ")
     assert len({line.index(" %") for line in lines}) == 1, "percentages stand below each other"
     (tmp_path / "bad.png").write_bytes(b"no image")
-    command[5] = "bad.png"
-    done = subprocess.run([*command, "--output", "x.jsonl"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "bad.png: the image cannot be decoded" in done.stderr
-    assert "0 predictions are in x.jsonl." in done.stdout
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = call("predict", str(finished_run), "bad.png", *CPU, "--output", "x.jsonl")
+    assert code == 1
+    assert "bad.png: the image cannot be decoded" in errors
+    assert "0 predictions are in x.jsonl." in output
 
 
 def test_table_of_what_is_no_class(capsys):
