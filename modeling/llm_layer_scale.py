@@ -25,7 +25,7 @@ def layer_update_ratio(layer: nn.Module, layer_input: torch.Tensor, caller: LLML
         layer_input (`torch.Tensor` of shape `(batch, tokens, D)`): h.
         caller ([`LLMLayerCaller`]): calls the layer.
     """
-    with _in_evaluation(layer):
+    with _eager_attention(caller), _in_evaluation(layer):
         update = caller.call(0, layer, layer_input, None).float() - layer_input.float()
     return (update.norm() / layer_input.float().norm()).item()
 
@@ -46,8 +46,7 @@ def balanced_input_scale(layer: nn.Module, std: float, caller: LLMLayerCaller) -
     config = caller.config
     generator = torch.Generator("cpu").manual_seed(0)
     tokens = std * torch.randn(1, 64, config.hidden_size, generator=generator, device="cpu", dtype=torch.float32)
-    attention, config._attn_implementation_internal = config._attn_implementation, "eager"  # runs on every CPU
-    try:
+    with _eager_attention(caller):
         if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in layer.parameters()):
             layer = copy.deepcopy(layer).to("cpu", torch.float32)
 
@@ -69,8 +68,6 @@ def balanced_input_scale(layer: nn.Module, std: float, caller: LLMLayerCaller) -
                 f"{_FACTORS[0]:g}. Give input_scale a number."
             )
         return float(f"{math.exp(_find_zero(log_ratio, left, right)):.5g}")
-    finally:
-        config._attn_implementation_internal = attention
 
 
 def _find_zero(
@@ -91,6 +88,17 @@ def _find_zero(
             a, f_a, f_b = middle, value, f_b / 2 if replaced == side else f_b
         replaced = side
     return middle
+
+
+@contextmanager
+def _eager_attention(caller: LLMLayerCaller) -> Iterator[None]:
+    """Others, such as flash attention, run only on some devices and in some data types."""
+    config = caller.config
+    before, config._attn_implementation_internal = config._attn_implementation, "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = before
 
 
 @contextmanager

@@ -168,7 +168,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         return cast(PreTrainedConfig, self.config.llm_config)
 
     def _layer_dtype(self) -> torch.dtype:
-        return getattr(torch, self.config.layer_dtype) if self.config.layer_dtype else torch.get_default_dtype()
+        name = self.config.layer_dtype if self.config.kind == "llm" else None
+        return getattr(torch, name) if name else torch.get_default_dtype()
 
     def _named_llm_tensors(self) -> dict[str, torch.Tensor]:
         state = self.state_dict(keep_vars=True)
@@ -318,6 +319,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
             raise ValueError(f"update_ratio needs an LLM layer, and kind={self.config.kind!r} has none.")
         self._check_inputs(hidden_states, None)
         with torch.no_grad():
+            hidden_states = hidden_states.to(self.input_projection.weight)  # under autocast, tokens have another type
             layer_input = self.input_projection(self._scale_input(hidden_states)).to(self._dtype_of_layers())
         return layer_update_ratio(self.llm_layers[0], layer_input, self._caller)
 

@@ -48,6 +48,13 @@ def test_only_the_configuration_of_the_llm_is_read(name, llm_folder, tmp_path):
     assert all((block.state_dict()[key] == 1).all() for key in norm)
 
 
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_identity_has_the_type_of_the_model(family, block):
+    block = LLMBlock(block(family, hidden_size=24, kind="identity", layer_dtype="bfloat16"))
+    assert {parameter.dtype for parameter in block.parameters()} == {torch.float32}
+    assert block(torch.randn(1, 2, 24)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("final_norm", ["unit", "pretrained"])
 def test_shuffled_layer(final_norm, block):
     """The same entries of each tensor in another order, which the seed decides."""

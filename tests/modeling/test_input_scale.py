@@ -158,6 +158,13 @@ def test_update_ratio(fields, llm_folder):
         block.update_ratio(torch.randn(2, 5, 7))
 
 
+@pytest.mark.parametrize("layer_dtype", [None, "bfloat16"])
+def test_update_ratio_of_tokens_in_another_type(layer_dtype, build):
+    block, x = build(layer_dtype=layer_dtype), torch.randn(1, 5, WIDTH)
+    assert block.update_ratio(x.bfloat16()) == pytest.approx(block.update_ratio(x), rel=0.02)
+    assert block.update_ratio(x) == pytest.approx(build().update_ratio(x), rel=0.02)
+
+
 def test_update_ratio_needs_a_layer(build):
     for kind in ("mlp", "projections", "identity"):
         with pytest.raises(ValueError, match=rf"update_ratio needs an LLM layer, and kind='{kind}' has none"):
