@@ -13,6 +13,7 @@ import yaml
 from peft import LoraConfig
 from transformers import AutoConfig, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging
 
 import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
@@ -22,6 +23,8 @@ from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.casting import RecipeLoader, cast, construct
 
+
+logger = logging.get_logger(__name__)
 
 GROUPS = ("llm_block", "host", "lora")
 # Folders that hold other settings than recipes.
@@ -168,7 +171,20 @@ def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence
                     del entries[name]
             else:
                 entries[group] = (compose("{}", where), where)
+        if key == "host.name_or_path" and text not in ("null", ""):
+            leave_out_sizes(entries, text)
         entries[key] = (compose(text, where) if text else yaml.ScalarNode("tag:yaml.org,2002:str", ""), where)
+
+
+def leave_out_sizes(entries: dict[str, tuple[yaml.Node, str]], host: str) -> None:
+    """Leave out a recipe's fields of a host of its own: a published host, named on the command line, has its own."""
+    if "host.name_or_path" in entries:
+        return
+    names = [name for name, (_, where) in entries.items() if name.startswith("host.") and "command line" not in where]
+    if names:
+        logger.warning(f"The host {host} has a configuration: {', '.join(names)} of the recipe are left out.")
+    for name in names:
+        del entries[name]
 
 
 def cast_entries(entries: dict[str, tuple[yaml.Node, str]], extra: Sequence[type]) -> Recipe:
