@@ -11,8 +11,9 @@ import torch
 
 from hf_frozen_llm.data.datasets import Example, HFDataset
 from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
+from hf_frozen_llm.modeling.point_files import POINT_SUFFIXES
 from hf_frozen_llm.modeling.point_groups import gather_points, sample_farthest_points
-from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import POINT_SUFFIXES, PointCloudProcessor
+from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask
 from hf_frozen_llm.tasks.point_cloud_classification.data import (
     PointCloudTransform,
