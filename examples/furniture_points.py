@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
 Make `furniture_points.npz` for `point_cloud_classification/tiny.yaml` from the libraries of Sweet Home 3D (CC BY 3.0,
-CC0, Free Art): `python examples/furniture_points.py --libraries /usr/share/sweethome3d/furniture`.
+CC0, Free Art): `python examples/furniture_points.py`.
 
-Debian has the libraries in `sweethome3d-furniture` and, in non-free, `sweethome3d-furniture-nonfree`. Of 1,345 models,
-784 have a name that tells their class. All models of one name are in the same split.
+Debian has the libraries in its packages `sweethome3d-furniture` 1.8 and, in non-free, `sweethome3d-furniture-nonfree`
+1.6.2. Of their 1,385 models, 784 have a name that tells their class. All models of one name are in the same split.
 """
 
 import argparse
@@ -37,7 +37,13 @@ RULES = (
     ("stairs_rail", "balustrade|fence|handrail|ladder|railing|stair"),
 )
 CLASSES = sorted(name for name, _ in RULES)
+# In the order of the rows.
+LIBRARIES = (
+    *("BlendSwap-CC-0", "BlendSwap-CC-BY", "KatorLegaz", "Reallusion", "Scopia"),
+    *("Contributions", "LucaPresidente", "Trees"),
+)
 CATALOG = "PluginFurnitureCatalog.properties"
+FOLDER = Path("/usr/share/sweethome3d/furniture")
 NUM_POINTS = 1024
 
 
@@ -70,7 +76,7 @@ def sample_surface(model: bytes) -> np.ndarray:
     return trimesh.sample.sample_surface(mesh, NUM_POINTS, seed=0)[0]
 
 
-def make_clouds(libraries: list[Path]) -> dict[str, np.ndarray]:
+def make_clouds(libraries: list[Path]) -> dict[str, Any]:
     """Return the arrays of the file: `points`, `label`, `split`, `classes`, and the `name` and `library` of each."""
     rows = []
     for path in libraries:
@@ -86,14 +92,17 @@ def make_clouds(libraries: list[Path]) -> dict[str, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python examples/furniture_points.py", description=__doc__)
-    parser.add_argument("--libraries", type=Path, required=True, help="the folder of the .sh3f files")
+    parser.add_argument("--libraries", type=Path, default=FOLDER, help=f"folder of .sh3f files ({FOLDER})")
     parser.add_argument("--output", type=Path, default=Path("furniture_points.npz"), help="a new file")
     args = parser.parse_args()
     if importlib.util.find_spec("trimesh") is None:
         sys.exit("furniture_points: trimesh is not installed; run `pip install 'hf_frozen_llm[points]'`.")
-    libraries = sorted(args.libraries.glob("*.sh3f"))
-    if not libraries:
-        sys.exit(f"furniture_points: {args.libraries} holds no .sh3f files; install Debian's sweethome3d-furniture.")
+    libraries = [args.libraries / f"{name}.sh3f" for name in LIBRARIES]
+    if missing := [str(path) for path in libraries if not path.is_file()]:
+        sys.exit(
+            f"furniture_points: there is no {missing[0]}. Install Debian's sweethome3d-furniture and "
+            "sweethome3d-furniture-nonfree, or give the folder of their .sh3f files with --libraries."
+        )
     if args.output.exists():
         sys.exit(f"furniture_points: {args.output} exists already; give a new file with --output.")
     clouds = make_clouds(libraries)

@@ -35,13 +35,14 @@ def test_classes_by_name(name, label):
 def test_file(tmp_path, monkeypatch, capsys):
     pytest.importorskip("trimesh")
     names = ["Armchair", "Bed", "Baby bottle", "Oven", "Truck", "Bed"]
-    for library, first in (("B.sh3f", 3), ("A.sh3f", 0)):
-        with zipfile.ZipFile(tmp_path / library, "w") as archive:
+    for library, first in (("B", 0), ("A", 3)):
+        with zipfile.ZipFile(tmp_path / f"{library}.sh3f", "w") as archive:
             entries = []
             for number, name in enumerate(names[first : first + 3], start=1):
                 entries += [f"name#{number}={name}", f"model#{number}=/models/{number}.obj"]
                 archive.writestr(f"models/{number}.obj", TRIANGLE.format(10 * number))
             archive.writestr(furniture_points.CATALOG, "\r\n".join(["name=Bleu é", *entries]).encode("latin-1"))
+    monkeypatch.setattr(furniture_points, "LIBRARIES", ("B", "A"))
     output = tmp_path / "furniture.npz"
     command = ["furniture_points.py", "--libraries", str(tmp_path), "--output", str(output)]
     monkeypatch.setattr(sys, "argv", command)
@@ -56,4 +57,7 @@ def test_file(tmp_path, monkeypatch, capsys):
     rows = PointCloudClassification.read(PointDataArguments(str(output)), "test")
     assert len(rows) == 4
     with pytest.raises(SystemExit, match="exists already"):
+        furniture_points.main()
+    (tmp_path / "A.sh3f").unlink()
+    with pytest.raises(SystemExit, match=r"there is no .*A\.sh3f\. Install Debian's sweethome3d-furniture"):
         furniture_points.main()

@@ -73,7 +73,7 @@ def find_class_names(args: ClassificationArguments, rows: HFDataset) -> list[str
             f"Column {args.label_column!r} of {args.dataset_name} does not say which classes there are, and a stream "
             "cannot be searched for them. Set class_names."
         )
-    values = set(rows.unique(args.label_column)) if isinstance(feature, datasets.Value) else {None}
+    values: set[Any] = set(rows.unique(args.label_column)) if isinstance(feature, datasets.Value) else {None}
     if all(isinstance(value, bytes) for value in values):
         return sorted(value.decode() for value in values)
     if all(isinstance(value, str) for value in values):

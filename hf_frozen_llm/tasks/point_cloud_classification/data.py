@@ -268,7 +268,7 @@ def keep_farthest(rows: Mapping[str, Any], column: str, max_points: int, where: 
         if len(cloud) < max_points:
             raise ValueError(f"{where}: a point cloud has {len(cloud)} points, fewer than max_points, {max_points}.")
         if len(cloud) > max_points:
-            chosen = sample_farthest_points(torch.from_numpy(cloud)[None], max_points)[0]
+            chosen = sample_farthest_points(torch.tensor(cloud)[None], max_points)[0]
             cloud = cloud[chosen.numpy()]
         kept.append(cloud)
     return {column: kept}
