@@ -218,6 +218,15 @@ def test_coordinates_far_from_the_origin(tmp_path, form, options):
         assert np.array_equal(processor(found)["points"], processor(points)["points"])
 
 
+def test_suffixes_in_capitals(tmp_path):
+    name = write_npz(tmp_path / "a.npz", {"train": 4})
+    (tmp_path / "a.npz").rename(tmp_path / "A.NPZ")
+    assert len(read(name.replace("a.npz", "A.NPZ"))) == 4
+    with h5py.File(tmp_path / "A.H5", "w") as file:
+        file["data"], file["label"] = make_clouds(2)
+    assert len(read(tmp_path, "A.H5")) == 2
+
+
 def test_float32_stays_float32(tmp_path):
     name = write_npz(tmp_path / "a.npz", {"train": 6})
     for options in ({}, {"max_points": 40}):

@@ -33,9 +33,9 @@ def load_clouds(args: "PointDataArguments", split: str, with_targets: bool) -> H
     """Load one split, in one of the forms that [`PointDataArguments`] names, and check that it holds point clouds."""
     folder, where = find_local(args), f"{args.dataset_name} [{split}]"
     files = None if folder is None else find_files(folder, split, where)
-    if folder is not None and folder.suffix == ".npz":
+    if folder is not None and folder.suffix.lower() == ".npz":
         dataset = load_npz(args, folder, split)
-    elif folder is not None and Path(split).suffix == ".h5":
+    elif folder is not None and Path(split).suffix.lower() == ".h5":
         dataset = load_h5(args, folder, split)
     elif files is not None:
         dataset = load_files(args, files)
@@ -205,7 +205,7 @@ def find_files(folder: Path, split: str, where: str) -> list[tuple[str, str]] | 
     or those in `<split>/<class>/` or, as in ModelNet40's own archive, `<class>/<split>/`. Return `None` if there are
     none.
     """
-    if split.endswith(".txt"):
+    if split.lower().endswith(".txt"):
         if not (folder / split).is_file():
             raise FileNotFoundError(f"{where}: there is no file {folder / split}.")
         names = read_names(folder / split)
