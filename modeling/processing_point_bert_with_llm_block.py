@@ -1,78 +1,16 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Point clouds as inputs of a Point-BERT."""
 
-import importlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
+from .point_files import POINT_SUFFIXES, read_points, to_coordinates
 from .point_groups import gather_points, sample_farthest_points
-
-
-MESH_SUFFIXES = (".ply", ".off", ".obj")
-POINT_SUFFIXES = (*MESH_SUFFIXES, ".npy", ".txt", ".h5")
-# Points sampled on the surface of a mesh, from which farthest point sampling then chooses.
-SURFACE_POINTS = 8192
-
-
-def _import(name: str, suffix: str) -> Any:
-    # By name: transformers refuses to load a model's files from the Hub if a module that they import is missing.
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {suffix} files requires {name}, which is not installed: pip install 'hf_frozen_llm[points]'"
-        ) from error
-
-
-def read_points(path: str | os.PathLike) -> np.ndarray:
-    """
-    Read a point cloud from a file.
-
-    Args:
-        path (`str` or `os.PathLike`): a `.ply`, `.off` or `.obj` file (of points, or of a mesh, on whose surface 8,192
-            points are sampled, always the same ones), an `.npy` file, a `.txt` file with three or more numbers on each
-            line (the first three count), separated by commas or spaces, or an `.h5` file with the dataset `data`.
-
-    Returns:
-        `np.ndarray` of shape `(points, 3)`; or `(clouds, points, 3)` from an `.npy` or `.h5` file of that shape.
-
-    Raises:
-        `FileNotFoundError`: if the file does not exist.
-        `ValueError`: if the file has another format, or cannot be read.
-    """
-    file = Path(path)
-    suffix = file.suffix.lower()
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}.")
-    if suffix not in POINT_SUFFIXES:
-        raise ValueError(f"{file}: unsupported point-cloud format; supported: {', '.join(POINT_SUFFIXES)}.")
-    try:
-        if suffix == ".npy":
-            return np.load(file, allow_pickle=False)
-        if suffix == ".txt":
-            delimiter = "," if "," in file.read_text(encoding="utf-8").partition("\n")[0] else None
-            return np.loadtxt(file, delimiter=delimiter, dtype=np.float32, ndmin=2)[:, :3]
-        if suffix == ".h5":
-            with _import("h5py", suffix).File(file) as content:
-                return content["data"][...]
-        trimesh = _import("trimesh", suffix)
-        # `process` would merge and reorder points in one place.
-        shape = trimesh.load(file, process=False)
-        if isinstance(shape, trimesh.Scene):
-            shape = shape.to_geometry()
-        if len(getattr(shape, "faces", ())) > 0:
-            return trimesh.sample.sample_surface(shape, SURFACE_POINTS, seed=0)[0].astype(np.float32)
-        return np.asarray(shape.vertices, np.float32)
-    except ImportError:
-        raise
-    except Exception as error:  # each library raises its own kinds
-        raise ValueError(f"{file} cannot be read as a point cloud: {type(error).__name__}: {error}") from error
 
 
 class PointCloudProcessor(FeatureExtractionMixin):
@@ -131,7 +69,12 @@ class PointCloudProcessor(FeatureExtractionMixin):
 
     def prepare(self, points: Any, location: str = "points") -> torch.Tensor:
         """Check and normalise one point cloud, with all of its points; `location` names it in errors."""
-        cloud = torch.as_tensor(points)
+        try:
+            cloud = (
+                points if isinstance(points, torch.Tensor) else torch.from_numpy(to_coordinates(np.asarray(points)))
+            )
+        except ValueError as error:
+            raise ValueError(f"{location}: {error}.") from error
         if cloud.ndim != 2 or cloud.shape[-1] != 3:
             raise ValueError(
                 f"{location} has the shape {tuple(cloud.shape)}; a point cloud is (points, 3), the coordinates alone. "

@@ -3,7 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,15 +73,28 @@ def find_class_names(args: ClassificationArguments, rows: HFDataset) -> list[str
             f"Column {args.label_column!r} of {args.dataset_name} does not say which classes there are, and a stream "
             "cannot be searched for them. Set class_names."
         )
-    values = set(rows.unique(args.label_column))
+    values: set[Any] = set(rows.unique(args.label_column)) if isinstance(feature, datasets.Value) else {None}
+    if all(isinstance(value, bytes) for value in values):
+        return sorted(value.decode() for value in values)
     if all(isinstance(value, str) for value in values):
         return sorted(values)
-    if all(isinstance(value, int) for value in values):
-        return [str(index) for index in range(max(values) + 1)]
-    raise ValueError(
-        f"{args.dataset_name}: column {args.label_column!r} must hold class labels, integers or strings in every row, "
-        f"not {feature}. Set label_column to another column."
-    )
+    if not all(isinstance(value, int) for value in values):
+        raise ValueError(
+            f"{args.dataset_name}: column {args.label_column!r} must hold class labels, integers or strings in every "
+            f"row, not {feature}. Set label_column to another column."
+        )
+    if are_ids(values):
+        raise ValueError(
+            f"{args.dataset_name}: column {args.label_column!r} holds {len(values)} different integers, the largest "
+            f"{max(values)}: these are ids, no integers from 0. Set class_names to the ids that are classes, such as "
+            f"{[str(value) for value in sorted(values)[:2]]}."
+        )
+    return [str(index) for index in range(max(values) + 1)]
+
+
+def are_ids(values: Collection[int]) -> bool:
+    """Return whether integers are ids, such as dates or WordNet's numbers, not the indices of classes."""
+    return max(values) >= 1000 + 10 * len(values)
 
 
 def match_labels(args: ClassificationArguments, rows: HFDataset, label2id: Mapping[str, int]) -> dict[Any, int]:
@@ -96,7 +109,14 @@ def match_labels(args: ClassificationArguments, rows: HFDataset, label2id: Mappi
                 f"{args.label_column!r}; it knows {', '.join(list(label2id)[:5])}, …"
             )
         return {index: label2id[name] for index, name in enumerate(names)}
-    return {**{index: index for index in range(len(label2id))}, **label2id}
+    by_bytes = {name.encode(): index for name, index in label2id.items()}
+    indices = {index: index for index in range(len(label2id))}
+    by_id = {int(name): index for name, index in label2id.items() if name.isdecimal()}
+    if len(by_id) == len(label2id) > 0 and are_ids(by_id) and feature is not None:
+        # Names such as "1990" may be ids in the column, or name its indices.
+        if args.streaming or set(rows.unique(args.label_column)) <= set(by_id):
+            indices = by_id
+    return {**indices, **by_bytes, **label2id}
 
 
 class ClassificationTransform(ABC):

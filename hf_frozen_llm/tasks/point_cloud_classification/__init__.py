@@ -11,8 +11,9 @@ import torch
 
 from hf_frozen_llm.data.datasets import Example, HFDataset
 from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
+from hf_frozen_llm.modeling.point_files import POINT_SUFFIXES
 from hf_frozen_llm.modeling.point_groups import gather_points, sample_farthest_points
-from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import POINT_SUFFIXES, PointCloudProcessor
+from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask
 from hf_frozen_llm.tasks.point_cloud_classification.data import (
     PointCloudTransform,
@@ -29,12 +30,14 @@ class PointDataArguments(ClassificationArguments):
     The source of point clouds and their conversion to tensors, besides [`ClassificationArguments`]. `dataset_name` may
     also be
 
-    - an `.npz` file with the arrays `points` (clouds, points, 3), `label`, `split` and, optionally, `classes`;
+    - an `.npz` file with the arrays `points` (clouds, points, 3), `label` (integers from 0 or names), `split` and,
+      optionally, `classes`;
     - a folder of `.h5` files that the splits name, as ScanObjectNN and ModelNet40 have them (`data` and `label`):
       `train_split: training_objectdataset.h5`, or with wildcards, `ply_data_train*.h5`;
     - a folder of text files that a split's list names, as ModelNet40 has them (`train_split: modelnet40_train.txt`);
-    - a folder with a sub-folder for each split, and in it one for each class, of `.ply`, `.off`, `.obj`, `.npy` or
-      `.txt` files.
+    - a folder with a sub-folder for each split, and in it one for each class, of `.ply`, `.off`, `.obj`, `.npy`,
+      `.txt` or `.xyz` files; or with a sub-folder for each class, and in it one for each split, as in ModelNet40's own
+      archive.
 
     Args:
         points_column (`str`, *optional*, defaults to `"points"`):
