@@ -138,6 +138,9 @@ class LLMBlockConfig(PreTrainedConfig):
         fingerprint (`str`, *optional*):
             SHA-256 of the layer's tensors as stored in the language model's checkpoint, checked whenever the layer is
             read again.
+        saved_fingerprint (`str`, *optional*):
+            SHA-256 of the layer's tensors as a saved folder holds them, written by `save_pretrained`. Loading checks
+            it unless it changes their data type; `hf-frozen-llm info --verify` always does.
 
     Raises:
         `ValueError`: for an unknown key (the nearest valid one is named), a value outside its choices, or values that
@@ -173,6 +176,7 @@ class LLMBlockConfig(PreTrainedConfig):
     fast: bool = True
     save_weights: bool = True
     fingerprint: str | None = None
+    saved_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key in kwargs:

@@ -162,4 +162,20 @@ def update_digest(digest: Any, name: str, tensor: torch.Tensor) -> None:
     digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-__all__ = ["LLMLayerReader", "update_digest"]
+def digest_tensors(tensors: dict[str, torch.Tensor]) -> str | None:
+    """Return the SHA-256 digest of tensors; `None` if some are offloaded or sharded, so that it is not known."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if tensor.is_meta or type(tensor.data) is not torch.Tensor:
+            return None
+        update_digest(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def find_saved_layer(checkpoint: LLMCheckpoint) -> dict[str, str]:
+    """Map the names of a saved model's LLM layers and norm in its block to their keys in its checkpoint."""
+    keys = {key.removeprefix("llm_block."): key for key in checkpoint.keys()}
+    return {name: key for name, key in keys.items() if name.startswith(("llm_layers.", "final_norm."))}
+
+
+__all__ = ["LLMLayerReader", "digest_tensors", "find_saved_layer"]
