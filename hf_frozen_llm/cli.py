@@ -217,12 +217,15 @@ def layer(
 
 
 @app.command()
-def info(model: str = typer.Argument(help="Folder or Hub id of the model.")) -> None:
+def info(
+    model: str = typer.Argument(help="Folder or Hub id of the model."),
+    verify: bool = typer.Option(False, "--verify", help="Read the LLM layer and compare it with the one saved."),
+) -> None:
     """Describe a checkpoint: host, LLM, layer, licence, parameters, FLOPs."""
     from hf_frozen_llm.commands.info import describe_checkpoint
     from hf_frozen_llm.training.results import print_facts
 
-    print_facts(describe_checkpoint(model))
+    print_facts(describe_checkpoint(model, verify))
 
 
 @app.command()

@@ -1,24 +1,17 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Files of checkpoints, read one tensor at a time: safetensors, `.bin` and GGUF."""
+"""Files of checkpoints, read one tensor at a time: safetensors and `.bin`."""
 
 import json
 import math
 import os
 import pickle
-import re
 import struct
 import zipfile
-from functools import cached_property
-from importlib.metadata import version
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.utils import is_gguf_available
-
-
-if is_gguf_available():
-    import gguf
 
 
 SAFETENSORS_DTYPES = {
@@ -36,29 +29,11 @@ SAFETENSORS_DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 
-# Decoders whose configuration transformers can read from a GGUF file.
-GGUF_ARCHITECTURES = (
-    "llama",
-    "qwen2",
-    "qwen2moe",
-    "qwen3",
-    "qwen3moe",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "stablelm",
-    "starcoder2",
-    "nemotron",
-)
-# For these families llama.cpp stores the norm weight with the `1 +` already applied.
-_GGUF_NORMS_PLUS_ONE = ("gemma2", "gemma3", "nemotron")
+# Bytes of the largest header that is read, as in safetensors' own reader.
+MAX_HEADER = 100_000_000
 
 # Rows and columns of a block of values that share a scale, as in DeepSeek-V3.
 FP8_BLOCK = 128
-
-# struct codes and sizes of the value types of GGUF metadata; 8 is a string and 9 an array
-# (specification: github.com/ggml-org/ggml, docs/gguf.md).
-_GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
 class ByteSource(Protocol):
@@ -118,27 +93,34 @@ class SafetensorsFile:
             raise ValueError(
                 f"{file.path} is truncated or not a safetensors file: it is smaller than its header says."
             )
+        if header_length > MAX_HEADER:
+            raise ValueError(
+                f"{file.path} is corrupt: its safetensors header has {header_length} bytes, at most {MAX_HEADER} are "
+                "allowed."
+            )
         self.data_start = 8 + header_length
         try:
-            self.header = json.loads(file.read(8, header_length))
+            self.header = json.loads(file.read(8, header_length), object_pairs_hook=refuse_duplicates)
             self.header.pop("__metadata__", None)
-            ends = [self._end(entry) for entry in self.header.values()]
+            ranges = [(*self._offsets(entry), key) for key, entry in self.header.items()]
+            refuse_overlaps(ranges)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file.path} is corrupt: its safetensors header is malformed ({error}).") from error
-        if self.data_start + max(ends, default=0) > file.size:
+        stop = self.data_start + max((end for _, end, _ in ranges), default=0)
+        if stop > file.size:
             raise ValueError(
-                f"{file.path} is truncated: by its header it has {self.data_start + max(ends)} bytes, but it has "
-                f"{file.size}. Download or copy it again."
+                f"{file.path} is truncated: by its header it has {stop} bytes, but it has {file.size}. Download or "
+                "copy it again."
             )
 
     @staticmethod
-    def _end(entry: dict) -> int:
+    def _offsets(entry: dict) -> tuple[int, int]:
         begin, end = entry["data_offsets"]
         if not all(type(n) is int and n >= 0 for n in (begin, end, *entry["shape"])) or begin > end:
             raise ValueError(f"offsets {entry['data_offsets']}, shape {entry['shape']}")
         if not isinstance(entry["dtype"], str):
             raise ValueError(f"data type {entry['dtype']}")
-        return end
+        return begin, end
 
     def keys(self) -> list[str]:
         return list(self.header)
@@ -148,10 +130,10 @@ class SafetensorsFile:
         begin, end = self.header[key]["data_offsets"]
         return end - begin, self.header[key]["dtype"]
 
-    def byte_ranges(self, key: str) -> list[tuple[int, int]]:
-        """Return the byte ranges of a tensor in the file, each as its first byte and the one after its last."""
+    def byte_ranges(self, key: str) -> list[tuple[ByteSource, int, int]]:
+        """Return the byte ranges of a tensor, each as its file, its first byte and the one after its last."""
         begin, end = self.header[key]["data_offsets"]
-        return [(self.data_start + begin, self.data_start + end)]
+        return [(self.file, self.data_start + begin, self.data_start + end)]
 
     def read(self, key: str) -> torch.Tensor:
         entry = self.header[key]
@@ -173,6 +155,18 @@ class SafetensorsFile:
         self.file.close()
 
 
+# What `torch.load` raises for a file that is damaged, holds code, or is no pickle at all.
+UNPICKLING_ERRORS = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError),
+    *(ValueError, pickle.UnpicklingError, struct.error),
+)
+
+
+def load_pickle(path: str, mmap: bool = False) -> Any:
+    """Load what `torch.save` wrote, without executing code in it; raises one of `UNPICKLING_ERRORS`."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 class PickleFile:
     """The tensors of one `.bin` file, memory-mapped; code in the pickle is never executed."""
 
@@ -181,9 +175,8 @@ class PickleFile:
         self.bytes_read = 0
         try:
             # Files from before torch 1.6 are not zip archives, and cannot be memory-mapped.
-            mmap = zipfile.is_zipfile(path)
-            self.tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            self.tensors = load_pickle(path, mmap=zipfile.is_zipfile(path))
+        except UNPICKLING_ERRORS as error:
             raise ValueError(
                 f"{path} cannot be read as a plain dictionary of tensors ({error}). It is corrupt, or contains code, "
                 "which is never executed: use a safetensors copy of this language model."
@@ -209,160 +202,21 @@ class PickleFile:
         self.tensors = {}
 
 
-class _GGUFHeader:
-    """Reads the header of a GGUF file value by value, through a growing window: never the whole of a large file."""
-
-    def __init__(self, file: ByteSource):
-        self.file = file
-        self.position = 0
-        self._window = bytearray()
-
-    def take(self, length: int) -> bytearray:
-        """Return the next `length` bytes."""
-        while self.position + length > len(self._window):
-            missing = max(1 << 20, self.position + length - len(self._window))
-            missing = min(missing, self.file.size - len(self._window))
-            if missing <= 0:
-                raise ValueError(f"{self.file.path} is truncated: it ends inside its header. Download it again.")
-            self._window.extend(self.file.read(len(self._window), missing))
-        self.position += length
-        return self._window[self.position - length : self.position]
-
-    def scalar(self, code: str) -> Any:
-        """Return the next value, of the type of a `struct` code."""
-        return struct.unpack("<" + code, self.take(struct.calcsize(code)))[0]
-
-    def string(self) -> str:
-        return self.take(self.scalar("Q")).decode("utf-8", errors="replace")
-
-    def value(self, kind: int) -> Any:
-        """Return the next value, of a GGUF value type; `None` for arrays (token lists), which no layer needs."""
-        if kind == 8:
-            return self.string()
-        if kind == 9:
-            item_kind, count = self.scalar("I"), self.scalar("Q")
-            if item_kind in _GGUF_SCALARS:
-                self.take(struct.calcsize(_GGUF_SCALARS[item_kind]) * count)
-            else:
-                for _ in range(count):
-                    self.value(item_kind)
-            return None
-        if kind not in _GGUF_SCALARS:
-            raise ValueError(f"{self.file.path} is corrupt: unknown GGUF value type {kind}.")
-        return self.scalar(_GGUF_SCALARS[kind])
+def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its pairs; two with the same key are a `ValueError`."""
+    if len(made := dict(pairs)) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in made if keys.count(key) > 1)} is there twice")
+    return made
 
 
-class GGUFFile:
-    """The tensors of one GGUF file under transformers' names, dequantised to float32 one at a time."""
-
-    def __init__(self, file: ByteSource):
-        if not is_gguf_available():
-            raise ImportError(f"{file.path} is a GGUF file: `pip install gguf` to read it.")
-        self.file = file
-        self.metadata, self.tensors = self._read_header()
-        self.architecture = self.metadata.get("general.architecture")
-        if self.architecture not in GGUF_ARCHITECTURES:
-            raise ValueError(
-                f"{file.path} holds the GGUF architecture {self.architecture!r}; supported are {GGUF_ARCHITECTURES}. "
-                "Use the model's safetensors repository instead."
-            )
-
-    def _read_header(self) -> tuple[dict[str, Any], dict[str, tuple[list[int], int, int]]]:
-        """Return the file's metadata, and each tensor's shape, quantisation type and offset."""
-        header = _GGUFHeader(self.file)
-        if bytes(header.take(4)) != b"GGUF":
-            raise ValueError(f"{self.file.path} is not a GGUF file.")
-        version = header.scalar("I")
-        if version not in (2, 3):
-            raise ValueError(f"{self.file.path} has GGUF version {version}; supported are versions 2 and 3.")
-        num_tensors, num_values = header.scalar("Q"), header.scalar("Q")
-        metadata = {}
-        for _ in range(num_values):
-            key = header.string()
-            metadata[key] = header.value(header.scalar("I"))
-        tensors = {}
-        for _ in range(num_tensors):
-            name = header.string()
-            shape = [header.scalar("Q") for _ in range(header.scalar("I"))][::-1]
-            tensors[name] = (shape, header.scalar("I"), header.scalar("Q"))
-        alignment = metadata.get("general.alignment", 32)
-        self.data_start = -(-header.position // alignment) * alignment
-        for name, (shape, kind, offset) in tensors.items():
-            if self.data_start + offset + self._num_bytes(name, shape, kind) > self.file.size:
-                raise ValueError(f"{self.file.path} is truncated: {name} is beyond its end. Download it again.")
-        return metadata, tensors
-
-    def _num_bytes(self, name: str, shape: list[int], kind: int) -> int:
-        try:
-            block_size, type_size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
-        except ValueError as error:
-            raise ValueError(f"{self.file.path}: {name} has the unknown quantisation type {kind}.") from error
-        return math.prod(shape) // block_size * type_size
-
-    @cached_property
-    def _names(self) -> Any:
-        architecture = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
-        return gguf.get_tensor_name_map(architecture, self.metadata[f"{self.architecture}.block_count"])
-
-    def _stored(self, key: str) -> list[tuple[list[int], int, int]]:
-        """Return shape, quantisation type and offset of the tensors stored for `key`: of two for fused experts."""
-        unfused = [key.replace("gate_up_proj", name) for name in ("gate_proj", "up_proj")]
-        names = [
-            self._names.get_name(name, try_suffixes=(".weight", ".bias"))
-            for name in (unfused if key.endswith(".experts.gate_up_proj") else [key])
-        ]
-        if ".experts." in key:
-            names = [f"{name}.weight" for name in names]
-        return [self.tensors[name] for name in names if name in self.tensors]
-
-    def has(self, key: str) -> bool:
-        """Return whether the file holds the whole tensor that transformers calls `key`."""
-        return len(self._stored(key)) == (2 if key.endswith(".experts.gate_up_proj") else 1)
-
-    def size_of(self, key: str) -> tuple[int, str]:
-        """Return a tensor's size in bytes and its stored data type."""
-        stored = self._stored(key)
-        kinds = sorted({gguf.GGMLQuantizationType(kind).name for _, kind, _ in stored})
-        return sum(self._num_bytes(key, shape, kind) for shape, kind, _ in stored), ", ".join(kinds)
-
-    def byte_ranges(self, key: str) -> list[tuple[int, int]]:
-        """Return the byte ranges of a tensor in the file, each as its first byte and the one after its last."""
-        begins = [(self.data_start + offset, shape, kind) for shape, kind, offset in self._stored(key)]
-        return [(begin, begin + self._num_bytes(key, shape, kind)) for begin, shape, kind in begins]
-
-    def read(self, key: str) -> torch.Tensor:
-        tensors = [self._read(key, *stored) for stored in self._stored(key)]
-        tensor = torch.cat(tensors, dim=-2) if len(tensors) > 1 else tensors[0]
-        projection = re.search(r"\.([qk])_proj\.", key)
-        if self.architecture == "llama" and projection:
-            heads = "head_count" if projection[1] == "q" else "head_count_kv"
-            num_heads = self.metadata.get(f"llama.attention.{heads}", self.metadata["llama.attention.head_count"])
-            tensor = unpermute_rotary_heads(tensor, num_heads)
-        if self.architecture in _GGUF_NORMS_PLUS_ONE and key.endswith("norm.weight"):
-            tensor = tensor - 1
-        return tensor[None] if key.endswith("shared_expert_gate.weight") else tensor
-
-    def _read(self, key: str, shape: list[int], kind: int, offset: int) -> torch.Tensor:
-        data = self.file.read(self.data_start + offset, self._num_bytes(key, shape, kind))
-        raw = torch.frombuffer(data, dtype=torch.uint8).numpy()
-        if kind == gguf.GGMLQuantizationType.F32:
-            tensor = torch.from_numpy(raw.view("float32"))
-        elif kind == gguf.GGMLQuantizationType.F16:
-            tensor = torch.from_numpy(raw.view("float16")).float()
-        else:
-            quantization = gguf.GGMLQuantizationType(kind)
-            try:
-                # Blocks are along the last dimension.
-                tensor = torch.from_numpy(gguf.dequantize(raw.reshape(math.prod(shape[:-1]), -1), quantization))
-            except NotImplementedError as error:
-                raise ValueError(
-                    f"{self.file.path} stores {key} as {quantization.name}, which gguf {version('gguf')} cannot "
-                    "dequantise. Use another quantisation of this language model, or its safetensors repository."
-                ) from error
-        return tensor.reshape(shape)
-
-    def close(self) -> None:
-        self.file.close()
+def refuse_overlaps(ranges: Iterable[tuple[int, int, str]]) -> None:
+    """Refuse tensors, each given by its first byte, the one after its last, and its name, that share bytes."""
+    last_end, last_name = 0, ""
+    for begin, end, name in sorted(ranges):
+        if begin < last_end:
+            raise ValueError(f"{name} and {last_name} overlap")
+        last_end, last_name = end, name
 
 
 def unpermute_rotary_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:

@@ -21,6 +21,9 @@ else:
 
 _Config = TypeVar("_Config")
 
+# More layers than any decoder has: a larger number is of a damaged or hostile configuration.
+MAX_LAYERS = 1000
+
 # Keys of a serialised configuration, or arguments of `PreTrainedConfig`, that are not attributes of the class.
 _PRETRAINED_CONFIG_KEYS = {
     "_commit_hash",
@@ -40,6 +43,20 @@ def own_fields(config_class: type) -> dict[str, Any]:
     """Return the names and types of a configuration class's fields, without those that every configuration has."""
     common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {field.name: field.type for field in dataclasses.fields(config_class) if field.name not in common}
+
+
+def refuse_too_many_layers(config: dict[str, Any]) -> None:
+    """
+    Refuse a serialised configuration of a language model with too many layers, as configurations build lists of them.
+
+    Raises:
+        `ValueError`: for more than `MAX_LAYERS`.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            refuse_too_many_layers(value)
+        elif str(key).endswith(("layers", "n_layer")) and isinstance(value, (int, float)) and value > MAX_LAYERS:
+            raise ValueError(f"{key} is {value}; at most {MAX_LAYERS} layers are supported.")
 
 
 def with_value_errors(cls: type[_Config]) -> type[_Config]:
@@ -121,6 +138,9 @@ class LLMBlockConfig(PreTrainedConfig):
         fingerprint (`str`, *optional*):
             SHA-256 of the layer's tensors as stored in the language model's checkpoint, checked whenever the layer is
             read again.
+        saved_fingerprint (`str`, *optional*):
+            SHA-256 of the layer's tensors as a saved folder holds them, written by `save_pretrained`. Loading checks
+            it unless it changes their data type; `hf-frozen-llm info --verify` always does.
 
     Raises:
         `ValueError`: for an unknown key (the nearest valid one is named), a value outside its choices, or values that
@@ -156,6 +176,7 @@ class LLMBlockConfig(PreTrainedConfig):
     fast: bool = True
     save_weights: bool = True
     fingerprint: str | None = None
+    saved_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key in kwargs:
@@ -166,6 +187,7 @@ class LLMBlockConfig(PreTrainedConfig):
             llm_config = dict(self.llm_config)
             if "model_type" not in llm_config:
                 raise ValueError("llm_config has no `model_type`: give the language model's whole configuration.")
+            refuse_too_many_layers(llm_config)
             self.llm_config = AutoConfig.for_model(llm_config.pop("model_type"), **llm_config)
         indices = self.layer_index if isinstance(self.layer_index, list) else [self.layer_index]
         if not indices or any(isinstance(index, bool) for index in indices) or len(set(indices)) != len(indices):

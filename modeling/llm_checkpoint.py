@@ -2,19 +2,30 @@
 """Finding a language model's tensors: their files, in a local folder or a Hub repository, and their names."""
 
 import json
+import math
 import os
 import re
 import tempfile
+from pathlib import PureWindowsPath
 from typing import Any, cast
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.utils import cached_file, extract_commit_hash, logging
 
-from .checkpoint_files import ByteSource, GGUFFile, LocalFile, PickleFile, SafetensorsFile, dequantize_fp8
+from .checkpoint_files import (
+    ByteSource,
+    LocalFile,
+    PickleFile,
+    SafetensorsFile,
+    dequantize_fp8,
+    refuse_duplicates,
+)
+from .configuration_llm_block import refuse_too_many_layers
+from .gguf_file import GGUFFile
 from .hub_ranges import HubFile, RangesIgnored, is_offline, repository_folder
 from .meta_checkpoint import MetaFile, is_meta_folder, read_meta_config
 
@@ -56,8 +67,8 @@ class LLMCheckpoint:
         self._gguf: GGUFFile | None = None
         # From each tensor to its stored keys: one, or those of its quantised values and their scales.
         self._stored_keys: dict[str, list[str]] = {}
-        if name_or_path.endswith(".gguf"):
-            self._gguf = GGUFFile(open_gguf_file(name_or_path, revision, self.hub_kwargs)[0])
+        if is_gguf(name_or_path):
+            self._gguf = open_gguf(name_or_path, revision, self.hub_kwargs)[0]
             return
         _check_folder(name_or_path)
         self._on_hub = not os.path.isdir(name_or_path)
@@ -67,10 +78,15 @@ class LLMCheckpoint:
         for key in self.weight_map:
             name = key.removesuffix("_blocks")
             if name != key and f"{name}_scales" in self.weight_map:
+                if name in self.weight_map:
+                    raise ValueError(f"{name_or_path} stores {name} twice: plainly, and as MXFP4 in {key}.")
                 self._stored_keys[name] = [key, f"{name}_scales"]  # MXFP4
             elif f"{key}_scale_inv" in self.weight_map:
                 self._stored_keys[key] = [key, f"{key}_scale_inv"]  # fp8
-            elif not (key.endswith("_scale_inv") or f"{key.removesuffix('_scales')}_blocks" in self.weight_map):
+            elif not any(
+                key.endswith(scale) and key.removesuffix(scale) + values in self.weight_map
+                for scale, values in (("_scale_inv", ""), ("_scales", "_blocks"))
+            ):
                 self._stored_keys[key] = [key]
 
     def _find_weight_map(self) -> dict[str, str]:
@@ -131,16 +147,21 @@ class LLMCheckpoint:
             self._open(name, required=True)
         if key not in self._files[name].keys():
             raise ValueError(f"{self.name_or_path}: {name} lacks {key}, which the index lists. Download it again.")
+        if twice := [other for other, file in self._files.items() if other != name and key in file.keys()]:
+            raise ValueError(f"{self.name_or_path} stores {key} twice, in {name} and {twice[0]}. Download it again.")
         return self._files[name]
 
     def prefetch(self, keys: list[str]) -> None:
         """Download the bytes of these tensors in few requests; otherwise `read` requests each tensor separately."""
-        ranges: dict[int, tuple[HubFile, list[tuple[int, int]]]] = {}
+        ranges: dict[HubFile, list[tuple[int, int]]] = {}
         for stored_key in [stored_key for key in keys for stored_key in self._stored_keys_of(key)]:
             opened = self._file_of(stored_key)
-            if not isinstance(opened, (PickleFile, MetaFile)) and isinstance(opened.file, HubFile):
-                ranges.setdefault(id(opened), (opened.file, []))[1].extend(opened.byte_ranges(stored_key))
-        for file, wanted in ranges.values():
+            if isinstance(opened, (PickleFile, MetaFile)):
+                continue
+            for file, begin, end in opened.byte_ranges(stored_key):
+                if isinstance(file, HubFile):
+                    ranges.setdefault(file, []).append((begin, end))
+        for file, wanted in ranges.items():
             file.prefetch(wanted)
 
     def keys_under(self, prefix: str, expected: set[str], base_model_prefix: str) -> dict[str, str]:
@@ -155,10 +176,19 @@ class LLMCheckpoint:
 
         Returns:
             `dict[str, str]`: from names below `prefix` to keys of the checkpoint; empty if there are none.
+
+        Raises:
+            `ValueError`: if several modules fit, or a GGUF file has tensors that the module does not expect.
         """
         if self._gguf is not None:
             keys = {name: f"model.{prefix}.{name}" for name in expected}
-            return {name: key for name, key in keys.items() if self._gguf.has(key)}
+            found_keys = {name: key for name, key in keys.items() if self._gguf.has(key)}
+            if unused := self._gguf.unused(found_keys.values()):
+                raise ValueError(
+                    f"{self.name_or_path} holds tensors of {prefix} that this {self._gguf.architecture} has no place "
+                    f"for: {unused}. Use the model's safetensors repository instead."
+                )
+            return found_keys
         found = self._modules_that_end_in(prefix)
         if not found and re.match("(language|text)_model\\.", prefix):
             # Published vision-language checkpoints have longer paths, such as `language_model.model.layers.3`.
@@ -218,7 +248,8 @@ class LLMCheckpoint:
     def bytes_read(self) -> int:
         """Number of bytes read from the weight files so far, headers included."""
         return sum(
-            f.bytes_read if isinstance(f, (PickleFile, MetaFile)) else f.file.bytes_read for f in self._open_files()
+            file.file.bytes_read if isinstance(file, SafetensorsFile) else file.bytes_read
+            for file in self._open_files()
         )
 
     def _open_files(self) -> list[SafetensorsFile | PickleFile | MetaFile | GGUFFile]:
@@ -244,9 +275,10 @@ def _check_folder(name_or_path: str) -> None:
 def _read_weight_map(path: str) -> dict[str, str]:
     try:
         with open(path, encoding="utf-8") as file:
-            weight_map = json.load(file)["weight_map"]
-        if not all(isinstance(name, str) for name in weight_map.values()):
-            raise TypeError("weight_map has values that are not file names")
+            weight_map = json.load(file, object_pairs_hook=refuse_duplicates)["weight_map"]
+        for name in set(weight_map.values()):
+            if PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
+                raise ValueError(f"{name} is not in the folder of the index")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is corrupt: it is not the index of a sharded checkpoint ({error!r}). Download it again."
@@ -293,24 +325,70 @@ def open_hub_file(repo_id: str, filename: str, commit: str, hub_kwargs: dict[str
         return LocalFile(hf_hub_download(repo_id, filename, revision=commit, **hub_kwargs))
 
 
-def open_gguf_file(
-    name_or_path: str, revision: str | None, hub_kwargs: dict[str, Any]
-) -> tuple[ByteSource, str | None]:
-    """Open a GGUF file by its path or as `owner/repository/file.gguf`; return it and its commit on the Hub."""
+def is_gguf(name_or_path: str) -> bool:
+    return name_or_path.lower().endswith(".gguf")
+
+
+def open_gguf(name_or_path: str, revision: str | None, hub_kwargs: dict[str, Any]) -> tuple[GGUFFile, str | None]:
+    """
+    Open a GGUF file by its path or as `owner/repository/file.gguf`, with the other parts of a split one; return it and
+    its commit on the Hub.
+    """
+    paths = [name_or_path]
+    if split := re.search(r"(?i)-\d{5}-of-(\d{5})\.gguf$", name_or_path):
+        begin, end = name_or_path[: split.start()], name_or_path[split.start() + len("-00001") :]
+        paths = [f"{begin}-{number:05d}{end}" for number in range(1, int(split[1]) + 1)]
     if os.path.isfile(name_or_path):
-        return LocalFile(name_or_path), None
+        if missing := [path for path in paths if not os.path.isfile(path)]:
+            raise FileNotFoundError(f"{name_or_path} is a part of a split GGUF file; {missing[0]} is missing.")
+        return GGUFFile(*map(LocalFile, paths)), None
     owner, _, rest = name_or_path.partition("/")
     repository, _, filename = rest.partition("/")
     if not filename or os.path.isabs(name_or_path) or owner in (".", ".."):
         raise FileNotFoundError(f"{name_or_path}: there is no such GGUF file.")
     repo_id = f"{owner}/{repository}"
     commit = find_commit(repo_id, filename, revision, hub_kwargs)
-    return open_hub_file(repo_id, filename, commit, hub_kwargs), commit
+    names = [path.removeprefix(f"{repo_id}/") for path in paths]
+    return GGUFFile(*(open_hub_file(repo_id, name, commit, hub_kwargs) for name in names)), commit
+
+
+def _set_gguf_rope_scaling(config: PreTrainedConfig, file: GGUFFile) -> None:
+    """Set the scaling of rotary frequencies as llama.cpp does (src/llama-model.cpp); transformers leaves it out."""
+    prefix = f"{file.architecture}.rope.scaling"
+    kind = file.metadata.get(f"{prefix}.type", "linear")
+    factor = file.metadata.get(f"{prefix}.factor") or file.metadata.get(f"{file.architecture}.rope.scale_linear")
+    factor = 1.0 if kind == "none" else float(factor or 1.0)
+    attention_factor = float(file.metadata.get(f"{prefix}.attn_factor", 1.0))
+    length = file.metadata.get(f"{prefix}.original_context_length", config.max_position_embeddings)
+    short, long = (file.read_stored(f"rope_factors_{name}.weight") for name in ("short", "long"))
+    if (frequencies := file.read_stored("rope_freqs.weight")) is not None:
+        short = long = frequencies
+    scaling: dict[str, Any] = {}
+    if short is not None and long is not None and kind != "yarn":
+        scaling = {"rope_type": "longrope", "factor": 1.0, "attention_factor": attention_factor}
+        scaling |= {"short_factor": (factor * short).tolist(), "long_factor": (factor * long).tolist()}
+        scaling |= {"original_max_position_embeddings": length}
+    elif short is not None or long is not None or kind not in ("none", "linear", "yarn"):
+        raise ValueError(
+            f"{file.file.path} scales its rotary frequencies by {kind} in a way that cannot be read. Use the model's "
+            "safetensors repository instead."
+        )
+    elif kind == "yarn":
+        attention_factor *= 1 + 0.1 * math.log(factor)
+        scaling = {"rope_type": "yarn", "factor": factor, "attention_factor": attention_factor}
+        scaling |= {"original_max_position_embeddings": length}
+    elif factor != 1:
+        scaling = {"rope_type": "linear", "factor": factor}
+    rope = config.rope_parameters
+    rope.get("full_attention", rope).update(scaling)
 
 
 def _read_gguf_config(folder: str, name: str, file: GGUFFile) -> PreTrainedConfig:
     """Read a GGUF file's configuration by transformers, and set the fields that transformers leaves at defaults."""
-    config = AutoConfig.from_pretrained(folder, gguf_file=name)
+    try:
+        config = AutoConfig.from_pretrained(folder, gguf_file=name)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{file.file.path}: transformers cannot read its metadata ({error!r}).") from error
     for ours, theirs in (
         ("moe_intermediate_size", "expert_feed_forward_length"),
         ("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
@@ -321,6 +399,7 @@ def _read_gguf_config(folder: str, name: str, file: GGUFFile) -> PreTrainedConfi
         # The 27B models have another scale; llama.cpp (src/models/gemma2.cpp, gemma3.cpp) tells them by their depth.
         is_27b = config.num_hidden_layers == {"gemma2": 46, "gemma3": 62}[file.architecture]
         config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
+    _set_gguf_rope_scaling(config, file)
     return config
 
 
@@ -334,9 +413,9 @@ def load_llm_config(
         `FileNotFoundError`: for a local folder without `config.json`.
         `ValueError`: for a language model that needs remote code.
     """
-    if name_or_path.endswith(".gguf"):
-        file, commit = open_gguf_file(name_or_path, revision, hub_kwargs)
-        gguf_file = GGUFFile(file)  # a clear error for a truncated file or an unsupported architecture
+    if is_gguf(name_or_path):
+        gguf_file, commit = open_gguf(name_or_path, revision, hub_kwargs)
+        file = gguf_file.file
         try:
             if isinstance(file, LocalFile):
                 folder, name = os.path.split(os.path.abspath(file.path))
@@ -344,7 +423,7 @@ def load_llm_config(
             with tempfile.TemporaryDirectory() as folder:
                 # transformers only opens whole files: write one with only the header, as long as the original.
                 with open(os.path.join(folder, "header.gguf"), "wb") as header:
-                    header.write(file.read(0, gguf_file.data_start))
+                    header.write(file.read(0, gguf_file.header_size))
                     header.truncate(file.size)
                 return _read_gguf_config(folder, "header.gguf", gguf_file), commit
         finally:
@@ -362,10 +441,12 @@ def load_llm_config(
     if not os.path.isdir(name_or_path):
         commit = extract_commit_hash(cached_file(name_or_path, "config.json", revision=revision, **hub_kwargs), None)
     try:
+        stored, _ = PreTrainedConfig.get_config_dict(name_or_path, revision=commit or revision, **hub_kwargs)
+        refuse_too_many_layers(stored)
         config = AutoConfig.from_pretrained(
             name_or_path, revision=commit or revision, trust_remote_code=False, **hub_kwargs
         )
-    except (AttributeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, TypeError, ValueError, StrictDataclassError) as error:
         raise ValueError(
             f"{name_or_path}: its config.json is not of a language model that transformers supports ({error}). "
             "Language models that need remote code cannot be used."

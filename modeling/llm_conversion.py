@@ -64,16 +64,22 @@ def find_renamed_keys(llm: PreTrainedModel, path: str, keys: Iterable[str]) -> d
     return found
 
 
-def convert_tensors(llm: PreTrainedModel, path: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Convert tensors of a module to today's names and fused shapes by transformers' own conversion mapping."""
+def convert_tensors(
+    llm: PreTrainedModel, path: str, tensors: dict[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """
+    Convert tensors of a module to today's names and fused shapes by transformers' own conversion mapping; return them
+    and the names of those that the module has no place for.
+    """
     dtype = reduce(torch.promote_types, {t.dtype for t in tensors.values() if t.is_floating_point()})
     nn.Module.to(llm, dtype)  # on the meta device: the converter casts to the type it finds there
-    convert_and_load_state_dict_in_model(
+    loading_info, _ = convert_and_load_state_dict_in_model(
         model=llm,
         state_dict={f"{path}.{name}": tensor for name, tensor in tensors.items()},
         load_config=LoadStateDictConfig(weight_mapping=cast(list, get_model_conversion_mapping(llm)), dtype=dtype),
     )
-    return {n: t for n, t in llm.get_submodule(path).state_dict().items() if not t.is_meta}
+    converted = {n: t for n, t in llm.get_submodule(path).state_dict().items() if not t.is_meta}
+    return converted, {name.removeprefix(f"{path}.") for name in loading_info.unexpected_keys}
 
 
 __all__ = ["convert_tensors", "find_keys"]

@@ -21,6 +21,7 @@ from transformers import (
 from transformers import initialization as init
 
 from .checkpoint_files import check_quantization
+from .configuration_llm_block import MAX_LAYERS
 
 
 FINAL_NORM_NAMES = (
@@ -95,6 +96,9 @@ def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     ):
         raise ValueError(f"{name} is not a decoder language model that transformers can build without a head.")
     check_quantization(llm_config)
+    num_layers = getattr(llm_config.get_text_config(decoder=True), "num_hidden_layers", None) or 0
+    if num_layers > MAX_LAYERS:
+        raise ValueError(f"This {name} has {num_layers} layers; at most {MAX_LAYERS} are supported.")
     llm_config = copy.deepcopy(llm_config)
     vars(llm_config).pop("quantization_config", None)  # reading dequantises the tensors
     attention = llm_config.get_text_config(decoder=True)._attn_implementation
@@ -104,7 +108,7 @@ def build_llm(llm_config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     try:
         with torch.device("meta"):
             return AutoModel.from_config(llm_config, dtype=dtype, **kwargs)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"transformers cannot build this {name} ({type(error).__name__}: {error}).") from error
 
 

@@ -2,6 +2,7 @@
 """Reading the decoder layers of an LLM block from the language model's checkpoint."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,14 @@ from transformers import initialization as init
 from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
 from .llm_conversion import convert_tensors, find_keys
+
+
+# Tensors that published layers hold and do not need: rotary frequencies (the configuration gives them), causal masks,
+# and in fp8 checkpoints the scales by which activations would be quantised.
+_NEEDLESS = re.compile(
+    r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|rope\.freqs|(attn|attention)\.(bias|masked_bias)"
+    r"|attn\.causal_mask|activation_scale)$"
+)
 
 
 class LLMLayerReader:
@@ -55,7 +64,8 @@ class LLMLayerReader:
 
         Raises:
             `OSError`: if the checkpoint cannot be reached.
-            `ValueError`: if it lacks tensors, or has tensors of another shape or with infinite values.
+            `ValueError`: if it lacks tensors, has tensors that the layer has no place for, or tensors of another
+                shape, of integers, or with infinite values.
         """
         if self.config.llm_name_or_path is None:
             raise ValueError("LLMBlockConfig.llm_name_or_path is not set, so the LLM layer cannot be read.")
@@ -69,14 +79,17 @@ class LLMLayerReader:
                 self._copy(name, targets[name], tensor)
             return digest.hexdigest(), checkpoint.bytes_read
 
-    def _find_sources(self, checkpoint: LLMCheckpoint, names: Iterable[str]) -> dict[str, str | torch.Tensor]:
+    def _find_sources(
+        self, checkpoint: LLMCheckpoint, targets: dict[str, torch.Tensor]
+    ) -> dict[str, str | torch.Tensor]:
         """Map the block's names to keys of the checkpoint, or to tensors if these had to be converted."""
         sources: dict[str, str | torch.Tensor] = {}
         for prefix, path in self.module_paths.items():
-            expected = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            expected = {name.removeprefix(prefix) for name in targets if name.startswith(prefix)}
             if not expected:
                 continue  # a final norm without weights (OLMo)
             found: dict[str, Any] = dict(find_keys(checkpoint, path, expected, self.base_model_prefix, self.build_llm))
+            found = {name: key for name, key in found.items() if name in expected or not _NEEDLESS.search(name)}
             if not found:
                 raise ValueError(
                     f"{checkpoint.name_or_path} holds no tensors of {path} of {self.text_config.model_type}. It is "
@@ -84,10 +97,15 @@ class LLMLayerReader:
                     f"{self.config.layer_index})."
                 )
             is_complete = expected <= set(found)
+            if is_complete:
+                self._check_unused(path, set(found) - expected)
             checkpoint.prefetch([found[name] for name in (expected if is_complete else found)])
             if not is_complete:
                 tensors = {name: checkpoint.read(key) for name, key in found.items()}
-                found = convert_tensors(self.build_llm(), path, tensors)
+                for name, tensor in tensors.items():
+                    self._check_type(name, targets.get(prefix + name), tensor)
+                found, unused = convert_tensors(self.build_llm(), path, tensors)
+                self._check_unused(path, unused)
             if missing := sorted(expected - set(found)):
                 raise ValueError(
                     f"{checkpoint.name_or_path} lacks tensors of {path}: {missing}. The checkpoint is incomplete, or "
@@ -96,7 +114,33 @@ class LLMLayerReader:
             sources.update({prefix + name: found[name] for name in expected})
         return sources
 
+    def _check_unused(self, path: str, unused: Iterable[str]) -> None:
+        """Refuse tensors of a module that it has no place for, except those that transformers leaves out, too."""
+        if not unused:
+            return
+        left_out = self.build_llm()._keys_to_ignore_on_load_unexpected or ()
+        unused = sorted(
+            name
+            for name in unused
+            if not any(re.search(pattern, f"{self.base_model_prefix}.{path}.{name}") for pattern in left_out)
+        )
+        if unused:
+            raise ValueError(
+                f"{self.config.llm_name_or_path} holds tensors of {path} that this {self.text_config.model_type} has "
+                f"no place for: {unused}. They are biases, adapters or scales that its config.json does not mention: "
+                "use the plain checkpoint of this language model, with adapters merged, unquantised."
+            )
+
+    def _check_type(self, name: str, target: torch.Tensor | None, tensor: torch.Tensor) -> None:
+        """Refuse integers for a weight."""
+        if not tensor.is_floating_point() and (target is None or target.is_floating_point()):
+            raise ValueError(
+                f"{self.config.llm_name_or_path} stores {name} as {tensor.dtype}, which cannot be read: it is "
+                "quantised. Use the unquantised checkpoint of this language model."
+            )
+
     def _copy(self, name: str, target: torch.Tensor, tensor: torch.Tensor) -> None:
+        self._check_type(name, target, tensor)
         if tuple(tensor.shape) != tuple(target.shape):
             raise ValueError(
                 f"{self.config.llm_name_or_path}: {name} has the shape {tuple(tensor.shape)} in the checkpoint and "
@@ -118,4 +162,20 @@ def update_digest(digest: Any, name: str, tensor: torch.Tensor) -> None:
     digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
 
 
-__all__ = ["LLMLayerReader", "update_digest"]
+def digest_tensors(tensors: dict[str, torch.Tensor]) -> str | None:
+    """Return the SHA-256 digest of tensors; `None` if some are offloaded or sharded, so that it is not known."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if tensor.is_meta or type(tensor.data) is not torch.Tensor:
+            return None
+        update_digest(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def find_saved_layer(checkpoint: LLMCheckpoint) -> dict[str, str]:
+    """Map the names of a saved model's LLM layers and norm in its block to their keys in its checkpoint."""
+    keys = {key.removeprefix("llm_block."): key for key in checkpoint.keys()}
+    return {name: key for name, key in keys.items() if name.startswith(("llm_layers.", "final_norm."))}
+
+
+__all__ = ["LLMLayerReader", "digest_tensors", "find_saved_layer"]

@@ -46,6 +46,8 @@ def read_meta_config(folder: str) -> LlamaConfig:
     try:
         params = json.loads(path.read_text(encoding="utf-8"))
         dim, num_heads = params["dim"], params["n_heads"]
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"n_heads is {num_heads}, dim {dim}")
         inner = params.get("hidden_dim")
         if inner is None:
             multiple = params["multiple_of"]
@@ -67,7 +69,7 @@ def read_meta_config(folder: str) -> LlamaConfig:
             rope_parameters=rope,
             vocab_size=params["vocab_size"] if params.get("vocab_size", -1) > 0 else 32000,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the params.json of a LLaMA ({error!r}). Copy it again.") from error
 
 
@@ -90,9 +92,10 @@ class MetaFile:
         self.files = [PickleFile(str(path)) for path in paths]
         self._names = {}
         for name in self.files[0].keys():
-            if layer := re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", name):
-                if layer[2] in META_LAYER:
-                    self._names[f"model.layers.{layer[1]}.{META_LAYER[layer[2]]}.weight"] = name
+            if layer := re.fullmatch(r"layers\.(\d+)\.(.+?)(\.weight)?", name):
+                # A tensor without a name in transformers keeps its own, by which it is refused.
+                new_name = META_LAYER[layer[2]] if layer[2] in META_LAYER and layer[3] else layer[2]
+                self._names[f"model.layers.{layer[1]}.{new_name}{layer[3] or ''}"] = name
         if "norm.weight" in self.files[0].keys():
             self._names["model.norm.weight"] = "norm.weight"
 

@@ -2,7 +2,6 @@
 """The LLM block: a frozen decoder layer of a language model between two trained projections."""
 
 import functools
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from .llm_layer import (
     init_unit_norm,
 )
 from .llm_layer_call import LLMLayerCaller, attention_bias
-from .llm_layer_reader import LLMLayerReader, update_digest
+from .llm_layer_reader import LLMLayerReader, digest_tensors
 from .llm_layer_scale import balanced_input_scale, layer_update_ratio
 from .llm_layer_weights import LayerWeights, find_layer_weights
 from .pretrained_model import LOADING, PreTrainedModelWithLLMBlock, check_stored_tensors
@@ -282,14 +281,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         return config.kind == "llm" and config.weights == "pretrained" and not config.trainable
 
     def _llm_digest(self) -> str | None:
-        digest = hashlib.sha256()
-        for name, tensor in self._named_llm_tensors().items():
-            name = name.replace(".base_layer.", ".")
-            if tensor.is_meta or type(tensor.data) is not torch.Tensor:
-                return None  # offloaded or sharded: nothing to compare
-            if name in self._llm_tensor_names:
-                update_digest(digest, name, tensor)
-        return digest.hexdigest()
+        tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in self._named_llm_tensors().items()}
+        return digest_tensors({name: tensor for name, tensor in tensors.items() if name in self._llm_tensor_names})
 
     def complete_from_weights(self) -> None:
         """

@@ -1,10 +1,12 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The base class of models with an LLM block: how they are loaded, saved and frozen."""
 
+import copy
 import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +16,16 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from .checkpoint_files import SAFETENSORS_DTYPES
 from .configuration_llm_block import LLMBlockConfig
+from .llm_checkpoint import LLMCheckpoint
+from .llm_layer_reader import digest_tensors, find_saved_layer
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 # Arguments of `from_pretrained` that the model's constructor does not get, but reading the layer needs.
@@ -22,6 +33,10 @@ LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
 HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 _INDEX = "model.safetensors.index.json"
 _WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_CONFIG_FILES = ("config.json", "adapter_config.json")
+# Temporary folders of a save: while its files are written, and while they replace those of an earlier save.
+_WRITING, _REPLACING = ".saving-", ".replacing-"
+_REPLACE_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -29,6 +44,8 @@ def _loading_from(name_or_path: Any, kwargs: dict[str, Any]) -> Iterator[dict[st
     """Set `LOADING`, while a model is loaded, to the arguments for the Hub and the block's stored configuration."""
     hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
     block = None
+    if name_or_path is not None and os.path.isdir(name_or_path):
+        _refuse_interrupted_save(os.fspath(name_or_path))
     if name_or_path is not None and kwargs.get("gguf_file") is None:
         try:
             stored, _ = PreTrainedConfig.get_config_dict(
@@ -88,8 +105,10 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         checkpoint of a plain host; `{"llm_name_or_path": …}` gives the new place of a saved model's language model.
 
         Raises:
-            `ValueError`: if the folder's `config.json` says that it holds the LLM layer but it does not, or if the
-                layer read from the language model is not the one that the model was trained with.
+            `OSError`: if the last save into the folder was interrupted; the error says how to finish it.
+            `ValueError`: if the folder's `config.json` says that it holds the LLM layer but it does not, if the
+                layer read from the language model is not the one that the model was trained with, or if the folder's
+                layer has changed since it was saved.
         """
         with _loading_from(pretrained_model_name_or_path, kwargs) as loading:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -107,6 +126,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             if stored_block is not None:
                 _check_same_layer(block, stored_block, pretrained_model_name_or_path)
             block.complete_from_weights()
+            if stored_block is not None:
+                _check_unchanged(block, stored_block, pretrained_model_name_or_path)
         return loaded
 
     @classmethod
@@ -178,21 +199,26 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         `config.llm_block.save_weights`, or if it would be lost otherwise (random, trainable, or modified since it was
         read). Trainer's `checkpoint-<n>` folders are light and keep the names of the modules, which its resume needs.
         `save_weights` in the written `config.json` says whether the folder holds the layer. Files are replaced only
-        after all of them have been written.
+        after all of them have been written, `config.json` last: without it the folder is no model. The model and its
+        configuration are not changed, so that several threads may save it at the same time.
         """
         block = self._get_llm_block()
         folder = os.fspath(save_directory)
         if os.path.isfile(folder):
             raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
+        given_state_dict = kwargs.get("state_dict")
         is_trainer_checkpoint = re.fullmatch(r"checkpoint-\d+", os.path.basename(os.path.normpath(folder))) is not None
         if kwargs.pop("save_original_format", not is_trainer_checkpoint):
             kwargs["state_dict"] = self._with_published_names(kwargs.get("state_dict"))
         kwargs["save_original_format"] = False
-        with (
-            _written_atomically(folder, is_main_process) as written_folder,
-            self._llm_block_as_saved(block, light=is_trainer_checkpoint),
-        ):
-            super().save_pretrained(written_folder, is_main_process=is_main_process, **kwargs)
+        model = copy.copy(self)
+        model.config = copy.deepcopy(self.config)
+        if block is not None and not getattr(self, "_hf_peft_config_loaded", False):
+            model._describe_saved_block(block, is_trainer_checkpoint, given_state_dict)
+        with _written_atomically(folder, is_main_process) as written_folder:
+            super(PreTrainedModelWithLLMBlock, model).save_pretrained(
+                written_folder, is_main_process=is_main_process, **kwargs
+            )
         if push_to_hub and is_main_process:
             hub_names = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")
             hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}
@@ -216,22 +242,25 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         host = revert_weight_conversion(getattr(self, self.base_model_prefix), host)
         return {**{prefix + name: tensor for name, tensor in host.items()}, **state_dict}
 
-    @contextmanager
-    def _llm_block_as_saved(self, block: Any, light: bool) -> Iterator[None]:
-        """Set the configuration and the ignored keys, while saving, to what the folder will hold."""
-        if block is None or getattr(self, "_hf_peft_config_loaded", False):
-            yield
-            return
-        config = block.config
-        before = config.save_weights, config.fingerprint, self._keys_to_ignore_on_save
-        is_reproducible = block.is_reloadable() and block.is_unmodified()
+    def _describe_saved_block(self, block: Any, light: bool, state_dict: dict[str, torch.Tensor] | None) -> None:
+        """Set the configuration and the ignored keys of this copy of a model to what the saved folder will hold."""
+        config = copy.deepcopy(block.config)
+        is_unmodified = block.is_unmodified()
+        is_reproducible = block.is_reloadable() and is_unmodified
         config.save_weights = not (is_reproducible and (light or not config.save_weights))
         config.fingerprint = config.fingerprint if is_reproducible else None
+        config.saved_fingerprint = None
+        if config.save_weights and config.kind == "llm":
+            if state_dict is None:
+                config.saved_fingerprint = block._remembered_digest if is_unmodified else block._llm_digest()
+            elif (keys := self._llm_keys()) <= set(state_dict):
+                tensors = {key.removeprefix(self._llm_block_prefix): state_dict[key] for key in keys}
+                config.saved_fingerprint = digest_tensors(tensors)
+        if self._llm_block_prefix == "":  # the block itself
+            self.config = config
+        else:
+            self.config.llm_block = config
         self._keys_to_ignore_on_save = set() if config.save_weights else self._llm_keys()
-        try:
-            yield
-        finally:
-            config.save_weights, config.fingerprint, self._keys_to_ignore_on_save = before
 
     def _run_layers(
         self,
@@ -330,29 +359,109 @@ def _check_same_layer(block: Any, stored_block: dict[str, Any], source: str) -> 
         )
 
 
+def _check_unchanged(block: Any, stored_block: dict[str, Any], source: Any) -> None:
+    """Refuse a layer that has changed in its folder since it was saved; one whose type was changed is not checked."""
+    expected = stored_block.get("saved_fingerprint")
+    if expected is None or block._remembered_digest in (None, expected) or not os.path.isdir(source):
+        return
+    tensors = block._named_llm_tensors()
+    with LLMCheckpoint(os.fspath(source)) as checkpoint:
+        keys = find_saved_layer(checkpoint)
+        stored_types = {name: SAFETENSORS_DTYPES.get(checkpoint.size_of(key)[1]) for name, key in keys.items()}
+    if stored_types == {name: tensor.dtype for name, tensor in tensors.items()}:
+        raise ValueError(
+            f"{source} is damaged: its LLM layer is not the one that was saved (fingerprint "
+            f"{block._remembered_digest[:16]}…, expected is {expected[:16]}…). Save or copy it again; if you changed "
+            "the layer on purpose, set llm_block.saved_fingerprint of its config.json to null."
+        )
+
+
 @contextmanager
 def _written_atomically(folder: str, is_main_process: bool) -> Iterator[str]:
     """Yield a temporary folder in `folder`; its files replace those of `folder` after all have been written."""
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as written:
-        yield written
-        if not is_main_process:
-            return
-        names = os.listdir(written)
-        new = {name for name in names if _WEIGHT_FILE.fullmatch(name)}
-        old = {name for name in os.listdir(folder) if _WEIGHT_FILE.fullmatch(name)} if new else set()
-        if _INDEX in new:
-            # Shards have the same names in every save: while they are replaced, no index may refer to them.
-            for name in old & {_INDEX, "model.safetensors"}:
-                os.remove(os.path.join(folder, name))
-                old.remove(name)
-        for name in sorted(names, key=lambda name: (name == "config.json", name == _INDEX)):
-            target = os.path.join(folder, name)
-            if os.path.isdir(target):
-                shutil.rmtree(target)
-            os.replace(os.path.join(written, name), target)
-        for name in old - new:
+    if is_main_process and _holds_config(folder):
+        _remove_leftovers(folder)
+    written = tempfile.mkdtemp(dir=folder, prefix=_WRITING)
+    with _locked(written):
+        try:
+            yield written
+            if is_main_process:
+                replacing = os.path.join(folder, _REPLACING + os.path.basename(written).removeprefix(_WRITING))
+                os.rename(written, replacing)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
+        if is_main_process:
+            with _REPLACE_LOCK:
+                _replace_files(replacing, folder)
+            _remove_leftovers(folder)
+
+
+def _replace_files(source: str, folder: str) -> None:
+    """Move the files of a complete save into `folder`, so that at no moment it is a model of old and new files."""
+    names = os.listdir(source)
+    for name in _CONFIG_FILES:
+        if name in names and os.path.exists(os.path.join(folder, name)):
             os.remove(os.path.join(folder, name))
+    if new := {name for name in names if _WEIGHT_FILE.fullmatch(name)}:
+        for name in os.listdir(folder):
+            if _WEIGHT_FILE.fullmatch(name) and name not in new:
+                os.remove(os.path.join(folder, name))
+    for name in sorted(names, key=lambda name: (name in _CONFIG_FILES, name == _INDEX)):
+        target = os.path.join(folder, name)
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        os.replace(os.path.join(source, name), target)
+    os.rmdir(source)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[bool]:
+    """Lock a temporary folder, and yield whether it was free. The system unlocks that of a killed process."""
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # locked, or a file system without locks
+            yield False
+        else:
+            yield True
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _find_leftovers(folder: str) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.startswith((_WRITING, _REPLACING)))
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Remove the temporary folders of interrupted saves; those of running ones are locked."""
+    for name in _find_leftovers(folder):
+        path = os.path.join(folder, name)
+        try:
+            with _locked(path) as was_free:
+                if was_free:
+                    shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:
+            pass  # its save has finished meanwhile
+
+
+def _holds_config(folder: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, name)) for name in _CONFIG_FILES)
+
+
+def _refuse_interrupted_save(folder: str) -> None:
+    complete = [name for name in _find_leftovers(folder) if name.startswith(_REPLACING)]
+    if complete and not _holds_config(folder):
+        raise OSError(
+            f"The last save into {folder} was interrupted while it replaced the files, or is still running. To finish "
+            f"it, move the files of {os.path.join(folder, complete[-1])} into {folder}; or delete {complete[-1]} and "
+            "save again."
+        )
 
 
 __all__ = ["HUB_KWARGS", "LOADING", "PreTrainedModelWithLLMBlock", "check_stored_tensors"]

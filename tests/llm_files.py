@@ -73,13 +73,15 @@ def permute_rows(weight, heads):
 GGUF_NAMES = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}
 
 
-def write_gguf(model, path, quantization="F32", layers=None):
+def write_gguf(model, path, quantization="F32", layers=None, more_tensors=None, more_keys=None):
     """
     Writes a model as llama.cpp's converter does.
 
     Args:
         quantization (`str`): of the matrices, a name of `gguf.GGMLQuantizationType`.
         layers (`list[int]`, *optional*): only these layers are written.
+        more_tensors (`dict[str, torch.Tensor]`, *optional*): written beside the model's, by their names in the file.
+        more_keys (`dict[str, Any]`, *optional*): written beside the model's, by the writer's methods.
     """
     import gguf
 
@@ -113,7 +115,9 @@ def write_gguf(model, path, quantization="F32", layers=None):
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("llama")
     writer.add_token_list([f"<{i}>" for i in range(config.vocab_size)])
-    for name, tensor in gguf_tensors(model, layers).items():
+    for method, value in (more_keys or {}).items():
+        getattr(writer, method)(value)
+    for name, tensor in {**gguf_tensors(model, layers), **(more_tensors or {})}.items():
         array = tensor.float().numpy()
         kind = gguf.GGMLQuantizationType.F32 if array.ndim == 1 else gguf.GGMLQuantizationType[quantization]
         writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)

@@ -204,6 +204,18 @@ def test_bad_checkpoints_are_refused(released, tmp_path):
         convert({"weight": torch.zeros(2)})
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         convert(tmp_path / "nowhere.pth")
+    with pytest.raises(ValueError, match=r"lacks pos_embed, whose shape"):
+        convert({n: t for n, t in state.items() if n != "pos_embed"})
+    with pytest.raises(ValueError, match="do not have the shapes of a released ViT"):
+        convert({**state, "pos_embed": torch.zeros(4)})
+    for content in ([torch.zeros(2)], {"model": [1]}, {"model": state["norm.weight"]}, {1: 2}, "text", None):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match=r"state dictionary of a model|belongs to no released model"):
+            convert(tmp_path / "other.pth")
+    for text in (b"", b"hello", b"weights: [1, 2]\n", b"\x80\x02.", b"PK\x03\x04", b"c" * 100, b"]q"):
+        (tmp_path / "other.pth").write_bytes(text)
+        with pytest.raises(ValueError, match=r"other\.pth cannot be read|other\.pth holds a"):
+            convert(tmp_path / "other.pth")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read"):
         convert(path)

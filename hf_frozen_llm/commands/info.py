@@ -12,7 +12,9 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
-from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMixin
+from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
+from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
+from hf_frozen_llm.modeling.llm_layer_reader import digest_tensors, find_saved_layer
 from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.tasks.classification import ClassificationTask
 from hf_frozen_llm.training.train import count_parameters
@@ -21,12 +23,14 @@ from hf_frozen_llm.training.train import count_parameters
 UNKNOWN = "unknown"
 
 
-def describe_checkpoint(name_or_path: str) -> dict[str, str]:
+def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, str]:
     """
-    Describe a checkpoint of this package; only the names of its weights are read.
+    Describe a checkpoint of this package.
 
     Args:
         name_or_path (`str`): folder or Hub id.
+        verify (`bool`, *optional*, defaults to `False`): whether to read the LLM layer that it holds, and to compare
+            it with the fingerprint of the layer that was saved.
 
     Returns:
         `dict[str, str]`: model, host, LLM and its licence, layer, whether the layer is included, fingerprint,
@@ -34,7 +38,7 @@ def describe_checkpoint(name_or_path: str) -> dict[str, str]:
 
     Raises:
         `OSError`: if there is no such checkpoint.
-        `ValueError`: if it is not one of this package.
+        `ValueError`: if it is not one of this package, or if the layer is not the one that was saved.
     """
     config: Any = AutoConfig.from_pretrained(name_or_path)
     if not isinstance(config, WithLLMBlockConfigMixin):
@@ -71,12 +75,37 @@ def describe_checkpoint(name_or_path: str) -> dict[str, str]:
             )
             is_included = any(".llm_layers." in f".{name}" for name in weight_names(name_or_path))
             facts["layer's weights"] = "included" if is_included else "left out, loading reads them from the LLM again"
+            if verify:
+                facts["verified"] = verify_layer(name_or_path, block) if is_included else "nothing, it has no layer"
             facts["update of the layer"] = describe_update(name_or_path, type(model), is_included)
             facts["fingerprint"] = block.fingerprint or "none, the layer is not (or no longer) that of the LLM"
     facts["parameters"] = ", ".join(f"{count:,} {name}" for name, count in count_parameters(model).items())
     forward, step = count_flops(config, batch_size=64)
     facts["GFLOP for one input"] = f"{forward / 1e9:,.3f} forward, {step / 1e9:,.3f} in a training step of 64"
     return facts
+
+
+def verify_layer(name_or_path: str, config: LLMBlockConfig) -> str:
+    """
+    Compare the LLM layer that a checkpoint holds with the fingerprint of the one that was saved.
+
+    Raises:
+        `ValueError`: if they differ.
+    """
+    with LLMCheckpoint(name_or_path) as checkpoint:
+        tensors = {name: checkpoint.read(key) for name, key in find_saved_layer(checkpoint).items()}
+    if config.saved_fingerprint is None:
+        if config.final_norm != "pretrained":
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("final_norm.")}
+        # The fingerprint is of the types in the LLM's checkpoint; another type here has another one.
+        is_equal = digest_tensors(tensors) == config.fingerprint
+        return "the layer is the LLM's" if is_equal else f"{UNKNOWN}: config.json has no saved_fingerprint"
+    if digest_tensors(tensors) != config.saved_fingerprint:
+        raise ValueError(
+            f"{name_or_path} is damaged: its LLM layer is not the one that was saved (saved_fingerprint "
+            f"{config.saved_fingerprint[:16]}… of its config.json). Save or copy it again."
+        )
+    return "the layer is the one that was saved"
 
 
 def describe_update(name_or_path: str, model_class: Any, is_included: bool) -> str:

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The parts of a conversion that all architectures share: files, tensor names, the LLM block, building the model."""
 
-import pickle
 import re
 import tempfile
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from hf_frozen_llm.modeling.checkpoint_files import UNPICKLING_ERRORS, load_pickle
 from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig
 from hf_frozen_llm.modeling.meta_checkpoint import META_LAYER
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
@@ -123,14 +123,18 @@ class ConvertedCheckpoint:
 
 def load_state_dict(checkpoint: str | Path | StateDict, use_ema: bool) -> StateDict:
     """Load a checkpoint without executing code in it, and unwrap its state dictionary."""
-    loaded: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else _load_file(Path(checkpoint))
+    loaded: Any = checkpoint if isinstance(checkpoint, dict) else _load_file(Path(checkpoint))
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{checkpoint} holds a {type(loaded).__name__}, not the state dictionary of a model.")
     if use_ema:
         if "model_ema" not in loaded:
-            raise ValueError(f"There are no averaged weights: no model_ema among {sorted(loaded)}. Use use_ema=False.")
-        loaded = loaded["model_ema"]
+            raise ValueError(
+                f"There are no averaged weights: no model_ema among {sorted(map(str, loaded))}. Use use_ema=False."
+            )
+        loaded = {"model": loaded["model_ema"]}
     while (key := next((key for key in NESTING_KEYS if isinstance(loaded.get(key), dict)), None)) is not None:
         loaded = loaded[key]
-    tensors = {name.removeprefix("module."): t for name, t in loaded.items() if isinstance(t, torch.Tensor)}
+    tensors = {str(name).removeprefix("module."): t for name, t in loaded.items() if isinstance(t, torch.Tensor)}
     if not tensors or len(tensors) < len(loaded):
         raise ValueError(
             f"The checkpoint holds no state dictionary of a model; it holds {sorted(map(str, loaded))[:5]} …"
@@ -138,12 +142,12 @@ def load_state_dict(checkpoint: str | Path | StateDict, use_ema: bool) -> StateD
     return tensors
 
 
-def _load_file(path: Path) -> dict[str, Any]:
+def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        return load_pickle(str(path))
+    except UNPICKLING_ERRORS as error:
         raise ValueError(
             f"{path} cannot be read ({error}). It is damaged, or it holds objects other than tensors, whose code is "
             "not executed: save only its state dictionary with torch.save(model.state_dict(), …)."
@@ -190,6 +194,10 @@ def convert_state_dict(
         raise ValueError(
             f"The checkpoint lacks {error.args[0]}, whose shape gives a size of a released {architecture.name}. It is "
             "incomplete, or of a changed model."
+        ) from error
+    except (IndexError, TypeError) as error:
+        raise ValueError(
+            f"The tensors of the checkpoint do not have the shapes of a released {architecture.name} ({error})."
         ) from error
     return converted
 

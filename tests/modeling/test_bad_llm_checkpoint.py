@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import struct
+import time
+import tracemalloc
 
 import pytest
 import torch
@@ -329,6 +331,56 @@ def test_quantised_llm(copy_of):
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="quanti"):
+        read_block(folder)
+
+
+def refused_at_once(build, match):
+    """Refused in under a second and 100 MB."""
+    tracemalloc.start()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(ValueError, match=match):
+            build()
+        assert time.monotonic() - begin < 1
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_too_many_layers(family, copy_of):
+    _, folder = copy_of(family)
+    config = json.loads((folder / "config.json").read_text())
+    name = "n_layer" if family == "gpt2" else "num_hidden_layers"
+    config[name] = 10**9
+    config.pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    match = f"{name} is 1000000000; at most 1000 layers"
+    refused_at_once(lambda: read_block(folder), match)
+    refused_at_once(lambda: LLMBlockConfig(llm_config=config), match)
+    deep = tiny_config("llama")
+    deep.num_hidden_layers = 10**9
+    refused_at_once(lambda: LLMBlock(LLMBlockConfig(llm_config=deep, hidden_size=WIDTH)), "1000000000 layers")
+
+
+def test_header_of_a_gigabyte(copy_of):
+    _, folder = copy_of()
+    path = folder / "model.safetensors"
+    with open(path, "r+b") as file:
+        file.write(struct.pack("<Q", 10**9))
+        file.truncate(10**9 + 1000)
+    refused_at_once(
+        lambda: read_block(folder), r"model\.safetensors is corrupt: its safetensors header has 10{9} bytes"
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_no_heads(family, copy_of):
+    _, folder = copy_of(family)
+    config = json.loads((folder / "config.json").read_text())
+    config["n_head" if family == "gpt2" else "num_attention_heads"] = 0
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError):
         read_block(folder)
 
 

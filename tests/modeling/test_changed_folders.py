@@ -2,6 +2,7 @@
 """Loading after a change since the save: the LLM moved, another layer in the configuration, damaged folders."""
 
 import copy
+import json
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from tiny_llms import HOST, tiny_config, tiny_llm
 from transformers import AutoModel, AutoModelForImageClassification
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig
+from hf_frozen_llm.commands.info import describe_checkpoint
 
 
 def test_moved_llm(llm, tmp_path):
@@ -164,6 +166,60 @@ def test_light_folder_that_lacks_a_projection(llm, tmp_path):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"input_projection|incomplete"):
         Classifier.from_pretrained(tmp_path / "model")
+
+
+def flip_a_bit(folder, name="llm_block.llm_layers.0.mlp.up_proj.weight"):
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(torch.int32)[3, 5] ^= 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_flipped_bit(llm, tmp_path):
+    folder = tmp_path / "model"
+    model = build(llm()[1])
+    model.save_pretrained(folder)
+    assert describe_checkpoint(str(folder), verify=True)["verified"] == "the layer is the one that was saved"
+    flip_a_bit(folder)
+    with pytest.raises(ValueError, match="damaged: its LLM layer is not the one that was saved") as error:
+        Classifier.from_pretrained(folder)
+    assert str(folder) in str(error.value)
+    with pytest.raises(ValueError, match="damaged: its LLM layer is not the one that was saved"):
+        describe_checkpoint(str(folder), verify=True)
+    # A cast layer has other bytes, and is not compared.
+    model.save_pretrained(folder)
+    for dtype in (torch.bfloat16, torch.float64):
+        again = load(folder, dtype=dtype)
+        again.save_pretrained(tmp_path / "cast")
+        assert describe_checkpoint(str(tmp_path / "cast"), verify=True)["verified"].endswith("was saved")
+        load(tmp_path / "cast", dtype=dtype)
+
+
+def test_verified_are_trained_layers_and_given_state_dictionaries(llm, tmp_path):
+    model = build(llm()[1], trainable=True)
+    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model.llm_block.llm_layers[0].mlp.up_proj.weight += 0.1
+    model.save_pretrained(tmp_path / "trained")
+    model.save_pretrained(tmp_path / "given", state_dict=state)
+    for name in ("trained", "given"):
+        assert describe_checkpoint(str(tmp_path / name), verify=True)["verified"].endswith("was saved")
+        flip_a_bit(tmp_path / name)
+        with pytest.raises(ValueError, match="damaged"):
+            describe_checkpoint(str(tmp_path / name), verify=True)
+
+
+def test_verifying_a_folder_without_a_saved_fingerprint(llm, tmp_path):
+    """The fingerprint of the LLM's checkpoint tells it, if the layer has the same data type."""
+    _, llm_folder = llm()
+    for final_norm in ("unit", "pretrained"):
+        build(llm_folder, final_norm=final_norm).save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        del config["llm_block"]["saved_fingerprint"]
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert describe_checkpoint(str(tmp_path), verify=True)["verified"] == "the layer is the LLM's"
+        flip_a_bit(tmp_path)
+        assert describe_checkpoint(str(tmp_path), verify=True)["verified"].startswith("unknown")
+        Classifier.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [0, 100, 0.5, -1])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_frozen_llm.modeling.checkpoint_files import GGUFFile, LocalFile
+from hf_frozen_llm.modeling.checkpoint_files import LocalFile
+from hf_frozen_llm.modeling.gguf_file import GGUFFile
 
 
 gguf = pytest.importorskip("gguf")

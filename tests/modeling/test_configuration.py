@@ -27,6 +27,7 @@ FIELDS = {
     "fast": False,
     "save_weights": False,
     "fingerprint": "0" * 64,
+    "saved_fingerprint": "1" * 64,
 }
 
 
@@ -49,6 +50,7 @@ def test_defaults():
         "fast": True,
         "save_weights": True,
         "fingerprint": None,
+        "saved_fingerprint": None,
     }
     assert {k: getattr(config, k) for k in expected} == expected
     assert config.model_type == "llm_block"

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from accelerate import cpu_offload, disk_offload
+from accelerate import cpu_offload, disk_offload, init_empty_weights, load_checkpoint_and_dispatch
 from distributed_uses import LABELS, frozen_tensors, pixels_of, train_steps
 from model_uses import assert_same_function, fast_or_not, logits, three_models
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -125,3 +125,15 @@ def test_accelerate_offload(host, offload, fast, build_model, tmp_path):
     for _ in range(2):
         assert_same_function(logits(model, host), expected)
     assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+@three_models
+def test_load_checkpoint_and_dispatch(host, build_model, tmp_path):
+    """accelerate reads the names of the modules, which a folder has with `save_original_format=False`."""
+    model = build_model(host)
+    model.save_pretrained(tmp_path, save_original_format=False)
+    with init_empty_weights(include_buffers=False):
+        empty = type(model)(model.config)
+    again = load_checkpoint_and_dispatch(empty, tmp_path, device_map={"": "cpu"}).eval()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name

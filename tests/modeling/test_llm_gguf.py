@@ -2,6 +2,7 @@
 """Reading one layer out of a GGUF file; and GGUF files that are bad."""
 
 import struct
+import time
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from llm_block_checks import WIDTH, assert_holds_layer, read_block
 from llm_files import GGUF_NAMES, write_gguf, write_llm
 from tiny_llms import tiny_config, tiny_llm
 
-from hf_frozen_llm.modeling.checkpoint_files import GGUF_ARCHITECTURES
+from hf_frozen_llm.modeling.gguf_file import GGUF_ARCHITECTURES
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 
 
@@ -136,6 +137,51 @@ def test_corrupt_gguf(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"llm\.gguf"):
         read_block(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("llama.block_count", 10**6, "block_count is 1000000, which must be between 1 and 1000"),
+        ("llama.block_count", 0, "block_count is 0"),
+        ("general.alignment", 0, "general.alignment is 0"),
+        ("llama.attention.head_count", 0, "."),
+        ("llama.attention.head_count_kv", 0, "."),
+        ("llama.attention.head_count", 3, "."),
+    ],
+)
+def test_gguf_metadata_that_cannot_be(key, value, match, tmp_path):
+    pytest.importorskip("gguf")
+    path = write_gguf(tiny_llm(tiny_config("llama")), tmp_path / "llm.gguf", more_keys={"add_custom_alignment": 32})
+    stored = struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", 4)
+    data = bytearray(path.read_bytes())
+    position = data.index(stored) + len(stored)
+    data[position : position + 4] = struct.pack("<I", value)
+    path.write_bytes(data)
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=match):
+        read_block(path)
+    assert time.monotonic() - begin < 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        struct.pack("<Q", 10**9),  # a string of a gigabyte
+        struct.pack("<Q4sII", 4, b"keyy", 9, 9),  # an array of arrays
+        struct.pack("<Q4sIIQ", 4, b"keyy", 9, 0, 10**9),
+    ],
+)
+def test_gguf_header_of_a_gigabyte(header, tmp_path):
+    pytest.importorskip("gguf")
+    path = tmp_path / "llm.gguf"
+    with open(path, "wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + header)
+        file.truncate(2 * 10**9)
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=r"llm\.gguf is corrupt"):
+        read_block(path)
+    assert time.monotonic() - begin < 1
 
 
 def test_gguf_of_an_unsupported_architecture(tmp_path):

@@ -118,6 +118,10 @@ def test_broken_folders(llm, tmp_path):
     (folder / "params.json").write_text('{"dim": 32}')
     with pytest.raises(ValueError, match=r"params\.json is not the params\.json of a LLaMA \(KeyError\('n_heads'\)\)"):
         build(folder)
+    for fields in ({"n_heads": 0}, {"n_heads": 5}, {"n_heads": -4}, {"hidden_dim": None, "multiple_of": 0}):
+        (folder / "params.json").write_text(json.dumps({**json.loads(params), **fields}))
+        with pytest.raises(ValueError, match=r"params\.json is not the params\.json of a LLaMA"):
+            build(folder)
     (folder / "params.json").write_text(params)
     content = (folder / "consolidated.01.pth").read_bytes()
     (folder / "consolidated.01.pth").write_bytes(content[: len(content) // 2])

@@ -2,10 +2,12 @@
 """All kinds of saving and loading: self-contained and light folders, changed layers, damage, interrupted saves."""
 
 import copy
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -278,13 +280,16 @@ model.save_pretrained({str(folder)!r})
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
-    load(folder)
+    model = load(folder)
+    assert len(list(folder.glob(".saving-*"))) == 1
+    model.save_pretrained(folder)
+    assert {p.name for p in folder.iterdir()} == set(before)
 
 
-@pytest.mark.parametrize("renames", [1, 2, 3])
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
 @pytest.mark.parametrize("forms", [("whole", "whole"), ("whole", "shards"), ("shards", "whole"), ("shards", "shards")])
 def test_save_killed_while_files_are_replaced(forms, renames, llm, tmp_path):
-    """Between two renames: the folder is the old model, the new model, or no model, never a mixture of both."""
+    """Between two renames: the folder is the old model, the new model, or an error that says how to finish it."""
     folder = tmp_path / "model"
     sizes = [{} if form == "whole" else {"max_shard_size": "20KB"} for form in forms]
     old = build(llm()[1])
@@ -311,12 +316,74 @@ def test_save_killed_while_files_are_replaced(forms, renames, llm, tmp_path):
             new.save_pretrained(folder, **sizes[1])
         except Killed:
             pass
-    try:
-        again = Classifier.from_pretrained(folder)
-    except (OSError, ValueError):
-        return
-    states = [{k: v.tolist() for k, v in m.state_dict().items()} for m in (again, old, new)]
-    assert states[0] == states[1] or states[0] == states[2]
+    if not (folder / "config.json").exists():
+        (leftover,) = folder.glob(".replacing-*")
+        with pytest.raises(OSError, match=f"was interrupted .* move the files of {leftover}"):
+            Classifier.from_pretrained(folder)
+        finished = shutil.copytree(folder, tmp_path / "finished")
+        for file in (finished / leftover.name).iterdir():
+            file.rename(finished / file.name)
+        assert_same(new, load(finished))
+    else:
+        again = load(folder)
+        states = [{k: v.tolist() for k, v in m.state_dict().items()} for m in (again, old, new)]
+        assert states[0] == states[1] or states[0] == states[2]
+    new.save_pretrained(folder, **sizes[1])
+    assert_same(new, load(folder))
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def together(*saves, monkeypatch):
+    """Run saves in threads that write their weights at the same time."""
+    barrier, write, errors = threading.Barrier(len(saves)), transformers.modeling_utils.safe_save_file, []
+
+    def write_together(*args, **kwargs):
+        barrier.wait(30)
+        write(*args, **kwargs)
+        barrier.wait(30)
+
+    def run(save):
+        try:
+            save()
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    monkeypatch.setattr(transformers.modeling_utils, "safe_save_file", write_together)
+    threads = [threading.Thread(target=run, args=(save,)) for save in saves]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    assert not errors, errors
+
+
+def test_saving_from_two_threads(llm, tmp_path, monkeypatch):
+    """A light and a self-contained folder at the same time: each has the layer or not, as its `config.json` says."""
+    model = build(llm()[1])
+    before = copy.deepcopy(model.config.to_dict())
+    folders = [tmp_path / "model", tmp_path / "checkpoint-1"]
+    together(*(functools.partial(model.save_pretrained, folder) for folder in folders), monkeypatch=monkeypatch)
+    for folder in folders:
+        is_whole = folder.name == "model"
+        assert stored_block(folder)["save_weights"] is is_whole
+        assert bool(llm_names(stored(folder))) is is_whole
+        assert_same(model, load(folder))
+    assert model.config.to_dict() == before
+
+
+def test_two_threads_save_into_one_folder(llm, tmp_path, monkeypatch):
+    folder, llm_folder = tmp_path / "model", llm()[1]
+    models = [build(llm_folder, seed=seed) for seed in (2, 3)]
+    models[0].save_pretrained(folder)
+    together(*(functools.partial(model.save_pretrained, folder) for model in models), monkeypatch=monkeypatch)
+    again = load(folder)
+    assert any(
+        all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+        for model in models
+    )
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_saving_over_a_file(llm, tmp_path):
