@@ -144,6 +144,7 @@ def check_steps(run: Run, steps: int, report: Report) -> TaskTrainer:
     watch = StepWatch(run.model.base_model_prefix, run.args.device)
     trainer = run.trainer([watch])
     trainer.remove_callback(PrinterCallback)
+    trainer.stops_when_infinite = False  # the report says what is not finite
     if run.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.args.device)
     trainer.train()

@@ -15,6 +15,7 @@ from hf_frozen_llm.flops import build_on_meta, count_flops
 from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMixin
 from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.tasks.classification import ClassificationTask
+from hf_frozen_llm.training.evaluate import refuse_missing_folder
 from hf_frozen_llm.training.train import count_parameters
 
 
@@ -36,6 +37,7 @@ def describe_checkpoint(name_or_path: str) -> dict[str, str]:
         `OSError`: if there is no such checkpoint.
         `ValueError`: if it is not one of this package.
     """
+    refuse_missing_folder(name_or_path)
     config: Any = AutoConfig.from_pretrained(name_or_path)
     if not isinstance(config, WithLLMBlockConfigMixin):
         raise ValueError(
