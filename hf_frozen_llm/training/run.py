@@ -216,7 +216,7 @@ def check_batches(args: TrainingArguments, rows: HFDataset) -> None:
     if args.dataloader_drop_last and isinstance(rows, Sized) and len(rows) < batch_size:
         raise ValueError(
             f"There are {len(rows)} rows to train on, fewer than the {batch_size} of a batch, and "
-            "dataloader_drop_last leaves none. Set per_device_train_batch_size to fewer, or dataloader_drop_last to false."
+            "dataloader_drop_last leaves none. Lower per_device_train_batch_size, or remove dataloader_drop_last."
         )
 
 

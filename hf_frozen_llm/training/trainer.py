@@ -147,12 +147,13 @@ class TaskTrainer(Trainer):
             rescue = f"The last good checkpoint is {checkpoint}: `--resume true --resume_changes learning_rate,…`."
         clipping = f"max_grad_norm is {args.max_grad_norm:g}" if args.max_grad_norm > 0 else "max_grad_norm is 0"
         precision = next((f", {name}" for name in ("fp16", "bf16") if getattr(args, name)), "")
-        raise FloatingPointError(
-            f"The run has diverged at step {self.state.global_step + current_step}: {problem}. {rescue} Likely "
-            f"causes: a high learning rate (learning_rate is {args.learning_rate:g}), a short warm-up (warmup_steps is "
+        causes = (
+            f"a high learning rate (learning_rate is {args.learning_rate:g}), a short warm-up (warmup_steps is "
             f"{args.warmup_steps:g}), gradients that are hardly clipped ({clipping}){precision}, or numbers in the "
-            "data that are not finite (see `hf-frozen-llm check`)."
+            "data that are not finite (see `hf-frozen-llm check`)"
         )
+        step = self.state.global_step + current_step
+        raise FloatingPointError(f"The run has diverged at step {step}: {problem}. {rescue} Likely causes: {causes}.")
 
     @contextmanager
     def _keeping_block_tokens(self) -> Iterator[None]:
