@@ -143,16 +143,17 @@ def find_results(
     if not file.is_file():
         return None
     results = read_results(file)
-    if checkpoint is None:
-        label2id = results.get("config", {}).get("label2id")
-        before, now = flatten({**results["recipe"], "label2id": label2id}), flatten(now)
-        # A recipe holds only the keys that were given.
-        before, now = ({name: one.get(name) for name in {**before, **now}} for one in (before, now))
-        if changed := refuse_changes(output_dir, before, now, resume_changes):
-            raise ValueError(
-                f"{output_dir} has no checkpoint from which it could resume with another {', '.join(changed)}. Start "
-                "another run in another output_dir."
-            )
+    label2id = results.get("config", {}).get("label2id")
+    before, now = flatten({**results["recipe"], "label2id": label2id}), flatten(now)
+    # A recipe holds only the keys that were given.
+    before, now = ({name: one.get(name) for name in {**before, **now}} for one in (before, now))
+    if checkpoint is not None:  # which may be that of a later run than the results
+        return None if find_changes(before, now) else results
+    if changed := refuse_changes(output_dir, before, now, resume_changes):
+        raise ValueError(
+            f"{output_dir} has no checkpoint from which it could resume with another {', '.join(changed)}. Start "
+            "another run in another output_dir."
+        )
     return results
 
 
@@ -212,10 +213,7 @@ def refuse_changes(where: Path, before: dict[str, Any], now: dict[str, Any], res
     if unknown := sorted(allowed - {*before, *now}):
         raise ValueError(f"resume_changes names {', '.join(unknown)}, which no run has.")
     refuse_other_classes(where, before.get("label2id"), now.get("label2id"))
-    # Only shared keys: versions of transformers have different ones.
-    changed = [name for name in before if name in now and before[name] != now[name] and not may_change(name)]
-    if is_reordered_stream(before, now):
-        changed.append("dataloader_num_workers")
+    changed = find_changes(before, now)
     if refused := [name for name in changed if name not in allowed]:
         was = "; ".join(f"{name} {before[name]!r}, the recipe now says {now[name]!r}" for name in refused)
         raise ValueError(
@@ -223,6 +221,15 @@ def refuse_changes(where: Path, before: dict[str, Any], now: dict[str, Any], res
             f"`--resume_changes {','.join(refused)}`, or start another run in another output_dir."
         )
     return changed
+
+
+def find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the keys of another run: those that differ, and may not."""
+    # Only shared keys: versions of transformers have different ones.
+    changed = [name for name in before if name in now and before[name] != now[name] and not may_change(name)]
+    # Another number of loader processes reads a stream in another order.
+    workers = [max(1, settings.get("dataloader_num_workers") or 0) for settings in (before, now)]
+    return [*changed, *(["dataloader_num_workers"] if now.get("streaming") and workers[0] != workers[1] else [])]
 
 
 def refuse_other_classes(where: Path, before: dict[str, int] | None, now: dict[str, int] | None) -> None:
@@ -235,12 +242,6 @@ def refuse_other_classes(where: Path, before: dict[str, int] | None, now: dict[s
         f"{' and '.join(parts) or 'in another order'}: the labels would mean other classes. Restore the names of the "
         "classes, or start another run in another output_dir."
     )
-
-
-def is_reordered_stream(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether another number of loader processes reads a stream in another order."""
-    one, other = (max(1, settings.get("dataloader_num_workers") or 0) for settings in (before, now))
-    return bool(now.get("streaming")) and one != other
 
 
 def may_change(name: str) -> bool:
