@@ -179,9 +179,11 @@ class TaskTrainer(Trainer):
             block = self.accelerator.unwrap_model(self.model)._get_llm_block()
             logs["update_ratio"] = float(f"{block.update_ratio(self.block_tokens):.4g}")
         if "train_loss" in logs and self.progress.earlier_seconds > 0:
-            share = logs["train_runtime"] / self.progress.seconds()
-            logs["train_runtime"] = round(self.progress.seconds(), 4)
-            logs |= {name: round(share * value, 3) for name, value in logs.items() if name.endswith("_per_second")}
+            seconds, steps = self.progress.seconds(), self.state.global_step
+            samples_per_step = logs["train_samples_per_second"] / logs["train_steps_per_second"]
+            logs["train_runtime"] = round(seconds, 4)
+            logs["train_samples_per_second"] = round(samples_per_step * steps / seconds, 3)
+            logs["train_steps_per_second"] = round(steps / seconds, 3)
         logs.pop("total_flos", None)
         super().log(logs, start_time)
         # Trainer writes these into `trainer_state.json`.
