@@ -148,7 +148,8 @@ def check_steps(run: Run, steps: int, report: Report) -> TaskTrainer:
     if run.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.args.device)
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [math.nan if loss is None else loss for loss in logged]
     seconds = ", ".join(f"{second:.3g}" for second in watch.seconds)
     report.say("steps", f"losses {', '.join(f'{loss:.4g}' for loss in losses)}; {seconds} seconds")
     if len(watch.seconds) == STEPS and steps > 0:

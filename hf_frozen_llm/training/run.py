@@ -205,7 +205,7 @@ def read_rows(task: type[Task], args: DataArguments, key: str) -> HFDataset:
     try:
         return task.read(args, split)
     except ValueError as error:
-        if "nknown split" not in str(error):
+        if not any(words in str(error) for words in ("Unknown split", "Bad split")):  # of datasets; the last streams
             raise
         raise ValueError(f"{key} is {split!r}: {error} Set {key} to one of them.") from error
 
