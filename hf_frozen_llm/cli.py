@@ -336,6 +336,6 @@ def describe_error(error: Exception) -> tuple[str, int]:
     if "Original Traceback" in message:  # of a process that loads data
         message = message.rpartition(f"\n{type(error).__name__}: ")[2]
     message = " ".join(message.split())
-    if isinstance(error, (ValueError, OSError, ImportError)):
+    if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError)):
         return message, 1 if hasattr(error, "is_failed_run") else 2
     return f"{type(error).__name__}: {message} (`hf-frozen-llm --debug …` shows the traceback)", 1

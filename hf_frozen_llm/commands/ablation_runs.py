@@ -2,6 +2,7 @@
 """The runs of an ablation: refuse results of other settings, run some side by side, read the results."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def read_scores(results: Mapping[str, Any]) -> dict[str, float]:
     metrics = results["metrics"]
     scores = {name: value for name, value in metrics.items() if name.startswith("eval_")}
     times = ("_runtime", "_per_second", "_time")
-    return {
-        **{name: value for name, value in scores.items() if not name.endswith(times)},
-        "train_loss": metrics["train_loss"],
-    }
+    kept = {name: value for name, value in scores.items() if not name.endswith(times)}
+    # In strict JSON, NaN is null.
+    numbers = {**kept, "train_loss": metrics["train_loss"]}
+    return {name: math.nan if value is None else value for name, value in numbers.items()}

@@ -144,10 +144,12 @@ def check_steps(run: Run, steps: int, report: Report) -> TaskTrainer:
     watch = StepWatch(run.model.base_model_prefix, run.args.device)
     trainer = run.trainer([watch])
     trainer.remove_callback(PrinterCallback)
+    trainer.stops_when_infinite = False  # the report says what is not finite
     if run.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.args.device)
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [math.nan if loss is None else loss for loss in logged]
     seconds = ", ".join(f"{second:.3g}" for second in watch.seconds)
     report.say("steps", f"losses {', '.join(f'{loss:.4g}' for loss in losses)}; {seconds} seconds")
     if len(watch.seconds) == STEPS and steps > 0:

@@ -17,6 +17,7 @@ from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 from hf_frozen_llm.modeling.llm_layer_reader import digest_tensors, find_saved_layer
 from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.tasks.classification import ClassificationTask
+from hf_frozen_llm.training.evaluate import refuse_missing_folder
 from hf_frozen_llm.training.train import count_parameters
 
 
@@ -40,6 +41,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
         `OSError`: if there is no such checkpoint.
         `ValueError`: if it is not one of this package, or if the layer is not the one that was saved.
     """
+    refuse_missing_folder(name_or_path)
     config: Any = AutoConfig.from_pretrained(name_or_path)
     if not isinstance(config, WithLLMBlockConfigMixin):
         raise ValueError(

@@ -2,7 +2,6 @@
 """`hf-frozen-llm predict`: predict with a saved model on files, or on a split without labels."""
 
 import glob
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -18,7 +17,7 @@ from hf_frozen_llm.tasks import TASKS, Task
 from hf_frozen_llm.tasks.task import Batch, Record
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.evaluate import read_evaluation_recipe
-from hf_frozen_llm.training.results import write_text
+from hf_frozen_llm.training.results import to_json, write_text
 from hf_frozen_llm.training.run import load_run
 
 
@@ -129,7 +128,7 @@ def predict(
         else:
             found.records.append({**name, **run.task.describe(record)})
     if output is not None and PartialState().is_main_process:
-        write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found.records))
+        write_text(output, "".join(to_json(record, ensure_ascii=False) + "\n" for record in found.records))
     return found
 
 

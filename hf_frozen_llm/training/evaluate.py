@@ -1,10 +1,11 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """`hf-frozen-llm evaluate`: evaluate a saved model on a split of a data set."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from hf_frozen_llm.training.results import (
     describe_device,
     failing_run,
     find_git_revision,
+    read_results,
+    to_json,
     write_json,
 )
+from hf_frozen_llm.training.resume import RESULTS_FILE
 from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_eval_rows
-from hf_frozen_llm.training.train import count_parameters
+from hf_frozen_llm.training.train import count_eval_rows, count_parameters
 
 
 # Keys that concern training data only.
@@ -32,7 +36,7 @@ TRAINING_KEYS = {"train_split", "shuffle_buffer_size", "max_train_samples", "hol
 def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     Evaluate a saved model, print the results and write them beside the model (into the current folder for a model from
-    the Hub).
+    the Hub). Earlier results of other settings are kept, under the name `eval_results_1.json` and so on.
 
     Args:
         model_name_or_path (`str`):
@@ -59,10 +63,13 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
         if split is None:
             raise ValueError("split is not set; say what to evaluate on, as in `--split test`.")
         run.eval_dataset = run.task.dataset(read_eval_rows(run.settings.task, data_args, split), split)
+        if was_host_frozen(model_name_or_path):
+            run.model.freeze_host()  # for the number of trained parameters
         trainer = run.trainer()
         with failing_run():
             metrics = trainer.evaluate()
 
+    settings = asdict(data_args)
     results = {
         "model": model_name_or_path,
         "dataset": {
@@ -71,6 +78,11 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             "split": split,
             **changes,
         },
+        "num_eval_rows": count_eval_rows(run),
+        "settings": {
+            **{name: settings[name] for name in data_args.evaluation_keys},
+            **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},
+        },
         "metrics": metrics,
         "parameters": count_parameters(run.model),
         "versions": collect_versions(),
@@ -78,9 +90,44 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
         "device": describe_device(run.args.device),
     }
     if trainer.is_world_process_zero():
-        print(json.dumps(results, indent=2), flush=True)
+        print(to_json(results, indent=2), flush=True)
+        if kept := keep_other_results(output_file, results):
+            print(f"{output_file} held the results of other settings; they are now in {kept}.", flush=True)
         write_json(output_file, results)
     return results
+
+
+def keep_other_results(file: Path, results: dict[str, Any]) -> Path | None:
+    """Rename the results of another evaluation to `<name>_1.json`, `<name>_2.json`, …; return the new name."""
+    if not file.is_file():
+        return None
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        earlier = None
+    names = ("model", "dataset", "num_eval_rows", "settings")
+    now = json.loads(to_json(results))
+    if isinstance(earlier, dict) and all(earlier.get(name) == now[name] for name in names):
+        return None
+    others = (file.with_name(f"{file.stem}_{number}{file.suffix}") for number in itertools.count(1))
+    kept = next(other for other in others if not other.exists())
+    return file.rename(kept)
+
+
+def was_host_frozen(model_name_or_path: str) -> bool:
+    file = Path(model_name_or_path, RESULTS_FILE)
+    return file.is_file() and bool(read_results(file)["recipe"].get("freeze_host"))
+
+
+def refuse_missing_folder(name_or_path: str) -> None:
+    """Refuse a path that looks local and is not there: asking the Hub for it takes half a minute, and misleads."""
+    path = Path(name_or_path).expanduser()
+    is_local = path.is_absolute() or name_or_path.startswith(".") or len(path.parts) != 2 or path.parent.is_dir()
+    if is_local and not path.exists():
+        raise FileNotFoundError(
+            f"{name_or_path} is neither a folder with a model nor a model on the Hub: there is no such folder, and "
+            "the name of a model on the Hub is `owner/name`."
+        )
 
 
 def read_evaluation_recipe(
@@ -95,6 +142,7 @@ def read_evaluation_recipe(
         command (`str`, *optional*, defaults to `"evaluate"`): named in errors.
         unused (`Collection[str]`, *optional*): keys of an evaluation that this command does not accept.
     """
+    refuse_missing_folder(model_name_or_path)
     try:
         task = find_task(AutoConfig.from_pretrained(model_name_or_path).model_type)
     except OSError as error:
@@ -108,12 +156,11 @@ def read_evaluation_recipe(
     flags = read_recipe(None, overrides, extra)
     known = evaluation_keys(task)
     check_evaluation_flags(flags, known - set(unused), command)
-    trained = Path(model_name_or_path, "results.json")
+    trained = Path(model_name_or_path, RESULTS_FILE)
     if "recipe" in flags.values:
         recipe = read_recipe(flags.values["recipe"], overrides, extra)
     elif trained.is_file() and "dataset_name" not in flags.values:
-        settings = json.loads(trained.read_text(encoding="utf-8"))["recipe"]
-        settings = {name: value for name, value in settings.items() if name in known}
+        settings = {name: value for name, value in read_results(trained)["recipe"].items() if name in known}
         recipe = recipe_from_dict(settings, overrides, str(trained), extra)
     else:
         recipe = flags

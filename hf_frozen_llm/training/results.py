@@ -2,6 +2,7 @@
 """Write the results of a run: a JSON file beside the model."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -59,8 +60,32 @@ def describe_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
 
 
+def to_json(content: Any, **options: Any) -> str:
+    """Return strict JSON: numbers that are not finite become `null`, because other readers refuse `NaN`."""
+    return json.dumps(without_infinite(content), allow_nan=False, **options)
+
+
+def without_infinite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: without_infinite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_infinite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """Read a `results.json`; refuse another file of that name."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(results["recipe"], dict):
+            return results
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{file} does not hold the results of a run of this package: delete or move it.")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_frozen_llm.training.arguments import RunArguments
+from hf_frozen_llm.training.results import read_results
 from hf_frozen_llm.training.trainer import RECIPE_FILE
 
 
@@ -31,6 +32,7 @@ MAY_CHANGE = {
 }
 MAY_CHANGE_PREFIXES = ("eval_", "save_", "logging_", "log_", "hub_", "push_to_hub", "trackio_", "ddp_", "dataloader_")
 MAY_NOT_CHANGE = {"dataloader_drop_last"}
+RESULTS_FILE = "results.json"
 
 
 def find_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -93,8 +95,11 @@ def find_checkpoint_to_resume(args: TrainingArguments, run_args: RunArguments) -
         if defect is not None:
             raise ValueError(f"resume_from_checkpoint is {args.resume_from_checkpoint!r}, but {defect}")
         return Path(args.resume_from_checkpoint)
-    if run_args.resume or str(args.resume_from_checkpoint).lower() == "true":
-        return last_complete_checkpoint(output_dir, args.world_size)
+    if continues(args, run_args):
+        checkpoint = last_complete_checkpoint(output_dir, args.world_size)
+        if checkpoint is None and not Path(output_dir, RESULTS_FILE).is_file():
+            refuse_models_only(output_dir)
+        return checkpoint
     if find_checkpoints(output_dir):
         raise ValueError(
             f"output_dir {output_dir} holds the checkpoints of an earlier run. Resume it by `--resume true`, "
@@ -103,7 +108,67 @@ def find_checkpoint_to_resume(args: TrainingArguments, run_args: RunArguments) -
     return None
 
 
-def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | None) -> None:
+def continues(args: TrainingArguments, run_args: RunArguments) -> bool:
+    """Return whether to resume the run in `output_dir`, if there is one."""
+    return run_args.resume or str(args.resume_from_checkpoint).lower() == "true"
+
+
+def refuse_models_only(output_dir: str | Path) -> None:
+    """Refuse checkpoints without optimizer, which a run that begins again would write over."""
+    for folder in find_checkpoints(output_dir):
+        names = {path.name for path in folder.iterdir()}
+        if "trainer_state.json" in names and not names & {"optimizer.pt", "scheduler.pt"}:
+            raise ValueError(
+                f"{folder} was saved with save_only_model, which leaves out the state of the optimizer, so that it "
+                "cannot be resumed. Start a new run in another output_dir; `--host.name_or_path` can name the model."
+            )
+
+
+def find_results(
+    output_dir: Path, checkpoint: Path | None, now: dict[str, Any], resume_changes: str | None
+) -> dict[str, Any] | None:
+    """
+    Return the results of a run that has finished, and `None` of an interrupted one.
+
+    Args:
+        output_dir (`Path`): folder of the run.
+        checkpoint (`Path`, *optional*): its last checkpoint, whose settings are those of the run that resumes.
+        now (`dict[str, Any]`): the settings of the run that resumes, and its `label2id`.
+        resume_changes (`str`, *optional*): keys, separated by commas, that may differ.
+
+    Raises:
+        `ValueError`: if there are results of other settings, and no checkpoint.
+    """
+    file = output_dir / RESULTS_FILE
+    if not file.is_file():
+        return None
+    results = read_results(file)
+    label2id = results.get("config", {}).get("label2id")
+    before, now = flatten({**results["recipe"], "label2id": label2id}), flatten(now)
+    # A recipe holds only the keys that were given.
+    before, now = ({name: one.get(name) for name in {**before, **now}} for one in (before, now))
+    if checkpoint is not None:  # which may be that of a later run than the results
+        return None if find_changes(before, now) else results
+    if changed := refuse_changes(output_dir, before, now, resume_changes):
+        raise ValueError(
+            f"{output_dir} has no checkpoint from which it could resume with another {', '.join(changed)}. Start "
+            "another run in another output_dir."
+        )
+    return results
+
+
+def flatten(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with the names of a checkpoint's: `host.hidden_size` for the entry of a group."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in ("host", "llm_block") and value is not None:
+            flat |= {name: "set", **{f"{name}.{field}": entry for field, entry in value.items()}}
+        else:
+            flat[name] = value
+    return flat
+
+
+def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | None) -> list[str]:
     """
     Refuse to resume from the checkpoint of another run, which Trainer does not check. The checkpoint does not hold the
     LLM layer, so the layer read now must be the one that the checkpoint was trained with.
@@ -112,6 +177,9 @@ def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | 
         checkpoint (`Path`): folder of the checkpoint.
         now (`dict[str, Any]`): the settings of the run that resumes, as [`Run.flat_settings`] returns them.
         resume_changes (`str`, *optional*): keys, separated by commas, that may differ.
+
+    Returns:
+        `list[str]`: the keys of `resume_changes` that differ.
 
     Raises:
         `ValueError`: for a key that differs and may not, or a checkpoint without settings.
@@ -135,19 +203,45 @@ def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | 
             f"llm_block.llm_name_or_path {now['llm_block.llm_name_or_path']!r}, layer {now['llm_block.layer_index']}, "
             f"has {fingerprint}."
         )
+    return refuse_changes(checkpoint, before, now, resume_changes)
+
+
+def refuse_changes(where: Path, before: dict[str, Any], now: dict[str, Any], resume_changes: str | None) -> list[str]:
+    """Refuse settings that differ and may not; return the differing keys that `resume_changes` allows."""
     given = (resume_changes or "").replace("-", "_").split(",")
     allowed = {name.strip() for name in given if name.strip()}
     if unknown := sorted(allowed - {*before, *now}):
         raise ValueError(f"resume_changes names {', '.join(unknown)}, which no run has.")
-    # Only shared keys: versions of transformers have different ones.
-    changed = [name for name in before if name in now and before[name] != now[name]]
-    refused = [name for name in changed if not (name in allowed or may_change(name))]
-    if refused:
+    refuse_other_classes(where, before.get("label2id"), now.get("label2id"))
+    changed = find_changes(before, now)
+    if refused := [name for name in changed if name not in allowed]:
         was = "; ".join(f"{name} {before[name]!r}, the recipe now says {now[name]!r}" for name in refused)
         raise ValueError(
-            f"{checkpoint} was trained with {was}. Resume with the same settings, allow the change by "
+            f"{where} was trained with {was}. Resume with the same settings, allow the change by "
             f"`--resume_changes {','.join(refused)}`, or start another run in another output_dir."
         )
+    return changed
+
+
+def find_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the keys of another run: those that differ, and may not."""
+    # Only shared keys: versions of transformers have different ones.
+    changed = [name for name in before if name in now and before[name] != now[name] and not may_change(name)]
+    # Another number of loader processes reads a stream in another order.
+    workers = [max(1, settings.get("dataloader_num_workers") or 0) for settings in (before, now)]
+    return [*changed, *(["dataloader_num_workers"] if now.get("streaming") and workers[0] != workers[1] else [])]
+
+
+def refuse_other_classes(where: Path, before: dict[str, int] | None, now: dict[str, int] | None) -> None:
+    if before is None or now is None or before == now:
+        return
+    lost, new = ([name for name in one if name not in other] for one, other in ((before, now), (now, before)))
+    parts = [f"{what} {', '.join(names[:5])}" for what, names in (("without", lost), ("with", new)) if names]
+    raise ValueError(
+        f"{where} was trained with {len(before)} classes (label2id), the data now has {len(now)}, "
+        f"{' and '.join(parts) or 'in another order'}: the labels would mean other classes. Restore the names of the "
+        "classes, or start another run in another output_dir."
+    )
 
 
 def may_change(name: str) -> bool:

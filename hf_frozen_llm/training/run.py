@@ -2,7 +2,7 @@
 """Build a run, from a recipe or from a saved model: the basis of training, evaluation, prediction and checks."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.lora import add_lora
 from hf_frozen_llm.training.recipe import Recipe
-from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_resume
+from hf_frozen_llm.training.results import to_json
+from hf_frozen_llm.training.resume import check_same_run, continues, find_checkpoint_to_resume, find_results
 from hf_frozen_llm.training.trainer import TaskTrainer
 
 
@@ -83,6 +84,7 @@ class Run:
         eval_dataset: the data set to evaluate on, if there is one.
         lora (`peft.LoraModel`, *optional*): the adapters in the LLM layers.
         checkpoint (`Path`, *optional*): the checkpoint to resume from.
+        results (`dict[str, Any]`, *optional*): the results of the run to resume, if it has finished.
     """
 
     settings: Settings
@@ -93,6 +95,7 @@ class Run:
     eval_dataset: Any = None
     lora: LoraModel | None = None
     checkpoint: Path | None = None
+    results: dict[str, Any] | None = None
 
     def flat_settings(self) -> dict[str, Any]:
         """Return all resolved settings in one flat dictionary of JSON values: the content of `recipe.json`."""
@@ -105,6 +108,7 @@ class Run:
         if (local := find_local(settings.data_args)) is not None:
             flat["dataset_name"] = str(local.resolve())  # from any folder
         flat |= {"lora": settings.recipe.lora, "pooling": getattr(config, "pooling", None)}
+        flat["label2id"] = config.label2id
         host = getattr(config, "vision_config", config)
         groups = {"host": (host, ["model_type", *own_fields(type(host))])}
         if config.llm_block is not None:
@@ -113,7 +117,7 @@ class Run:
             values = json.loads(group_config.to_json_string(use_diff=False))
             flat |= {f"{group}.{name}": values.get(name) for name in names if name != "llm_block"}
         flat |= {f"host.{name}": settings.recipe.host.get(name) for name in ("name_or_path", "revision")}
-        return json.loads(json.dumps(flat))
+        return json.loads(to_json(flat))
 
     def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> TaskTrainer:
         """Return the Trainer of this run."""
@@ -163,26 +167,57 @@ def build_run(recipe: Recipe) -> Run:
         `ValueError`: for settings that contradict each other, the data, the host or the checkpoint to resume from.
     """
     settings = resolve(recipe)
+    return prepare_run(settings, build_training_arguments(settings))
+
+
+def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
+    """Build the run of checked settings, see [`build_run`]."""
     task_class, data_args = settings.task, settings.data_args
-    args = build_training_arguments(settings)
     checkpoint = find_checkpoint_to_resume(args, settings.run_args)
 
     enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
     with args.main_process_first(desc="loading the data"):
-        train_rows = task_class.read(data_args, data_args.train_split)
+        train_rows = read_rows(task_class, data_args, "train_split")
         config_fields = task_class.config_fields(data_args, train_rows)
         eval_rows = None
         if data_args.holdout is not None:
             train_rows, eval_rows = hold_out(train_rows, data_args.holdout)
             eval_rows = take_samples(data_args, eval_rows, data_args.max_eval_samples)
         elif data_args.eval_split is not None:
-            eval_rows = read_eval_rows(task_class, data_args, data_args.eval_split)
+            eval_rows = read_rows(task_class, data_args, "eval_split")
+            eval_rows = take_samples(data_args, eval_rows, data_args.max_eval_samples)
         train_rows = take_samples(data_args, train_rows, data_args.max_train_samples)
+    check_batches(args, train_rows)
     run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
+    run.checkpoint = checkpoint
+    resume_changes, changed = settings.run_args.resume_changes, list[str]()
     if checkpoint is not None:
-        run.checkpoint = checkpoint
-        check_same_run(checkpoint, run.flat_settings(), run.settings.run_args.resume_changes)
+        changed = check_same_run(checkpoint, run.flat_settings(), resume_changes)
+    if continues(args, settings.run_args) and not changed:
+        now = {**json.loads(to_json(settings.to_dict())), "label2id": getattr(run.model.config, "label2id", None)}
+        run.results = find_results(Path(str(args.output_dir)), checkpoint, now, resume_changes)
     return run
+
+
+def read_rows(task: type[Task], args: DataArguments, key: str) -> HFDataset:
+    """Read the split that a key names; the error of a split that is not there names the key."""
+    split = getattr(args, key)
+    try:
+        return task.read(args, split)
+    except ValueError as error:
+        if not any(words in str(error) for words in ("Unknown split", "Bad split")):  # of datasets; the last streams
+            raise
+        raise ValueError(f"{key} is {split!r}: {error} Set {key} to one of them.") from error
+
+
+def check_batches(args: TrainingArguments, rows: HFDataset) -> None:
+    """Refuse data of which no step can be made."""
+    batch_size = args.train_batch_size * args.world_size
+    if args.dataloader_drop_last and isinstance(rows, Sized) and len(rows) < batch_size:
+        raise ValueError(
+            f"There are {len(rows)} rows to train on, fewer than the {batch_size} of a batch, and "
+            "dataloader_drop_last leaves none. Lower per_device_train_batch_size, or remove dataloader_drop_last."
+        )
 
 
 def assemble_run(
@@ -274,6 +309,12 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         raise ValueError(
             "base_learning_rate and learning_rate are both set; remove one of them (`--base_learning_rate null`)."
         )
+    if not values.get("num_train_epochs", 1) > 0 and values.get("max_steps", -1) <= 0:
+        raise ValueError(
+            f"num_train_epochs is {values['num_train_epochs']}; nothing would be trained. Set it above 0."
+        )
+    if not 0 <= values.get("label_smoothing_factor", 0) < 1:
+        raise ValueError(f"label_smoothing_factor is {values['label_smoothing_factor']}; it must lie in [0, 1).")
     if data_args.streaming and values.get("max_steps", -1) <= 0:
         raise ValueError("streaming needs max_steps: the length of a stream is not known.")
     # Other metrics of a task have the direction of its main one; the direction of a loss Trainer knows.
@@ -285,6 +326,7 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         # Hosts may have parameters that a classifier does not use: DINOv2's mask token, SigLIP's pooling head.
         ddp_find_unused_parameters=settings.model_args.model_type == "vision_with_llm_block",
         greater_is_better=None if compares_loss else settings.task.main_metric.greater_is_better,
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         report_to="none",
     )
@@ -333,10 +375,22 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
             host = AutoConfig.for_model(named["model_type"], **fields)
         else:
             host = vision_config_of(AutoConfig.from_pretrained(name_or_path, revision=revision, **fields))
+        check_heads(host)
         return config_class(vision_config=host, **options)
     if name_or_path is None:
-        return config_class(**fields, **options)
+        config = config_class(**fields, **options)
+        check_heads(config)
+        return config
     return config_class.from_pretrained(name_or_path, revision=revision, **fields, **options)
+
+
+def check_heads(host: PreTrainedConfig) -> None:
+    """Refuse a width that the attention heads do not divide: some hosts drop the remainder."""
+    width, heads = (getattr(host, name, None) for name in ("hidden_size", "num_attention_heads"))
+    if isinstance(width, int) and isinstance(heads, int) and (heads < 1 or width % heads != 0):
+        raise ValueError(
+            f"host.hidden_size is {width}, which host.num_attention_heads {heads} does not divide. Change one of them."
+        )
 
 
 def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrainedModelWithLLMBlock:

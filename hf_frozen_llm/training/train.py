@@ -2,23 +2,25 @@
 """`hf-frozen-llm train`: train the model of a recipe with the Trainer of transformers."""
 
 import json
-import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers import PreTrainedModel
 
+from hf_frozen_llm.training.lock import lock_output_dir
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.results import (
     collect_versions,
     describe_device,
     failing_run,
     find_git_revision,
+    to_json,
     write_json,
 )
-from hf_frozen_llm.training.run import Run, build_run
+from hf_frozen_llm.training.resume import RESULTS_FILE
+from hf_frozen_llm.training.run import Run, build_training_arguments, prepare_run, resolve
 
 
 def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,18 +36,35 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     Returns:
         `dict[str, Any]`: the content of `results.json`.
 
+    A run that has finished is left as it is when it is resumed.
+
     Raises:
+        `FloatingPointError`: at the first loss or gradient that is not finite; good checkpoints and models are kept.
+        `OSError`: if `output_dir` cannot be written to, or another run writes into it.
         `ValueError`: for unknown keys, values of another type, settings that contradict each other, data that does not
             fit, or a checkpoint of another run.
     """
-    run = build_run(read_recipe(recipe_path, overrides))
-    progress = RunProgress(run.train_dataset)
-    trainer = run.trainer([progress])
+    settings = resolve(read_recipe(recipe_path, overrides))
+    args = build_training_arguments(settings)
+    with lock_output_dir(str(args.output_dir)) if args.process_index == 0 else nullcontext():
+        run = prepare_run(settings, args)
+        if run.results is None:
+            return train_run(run)
+    if args.process_index == 0:
+        print(f"The run in {args.output_dir} has already finished; it is left as it is.", flush=True)
+    return run.results
+
+
+def train_run(run: Run) -> dict[str, Any]:
+    """Train, evaluate and save; return the results, which are written beside the model."""
+    trainer = run.trainer()
     if trainer.is_world_process_zero():
         print(describe_model(run.model), flush=True)
     with failing_run():
         result = trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint))
-        seconds = progress.seconds()
+        if result.global_step == 0:
+            raise ValueError("There was no batch to train on: the data of this process gave none.")
+        seconds = trainer.progress.seconds()
         parameters = count_parameters(run.model)
         if run.lora is not None:
             run.lora.merge_and_unload()
@@ -68,33 +87,9 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         "log_history": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        write_json(Path(str(run.args.output_dir), "results.json"), results)
-        print(json.dumps(metrics, indent=2), flush=True)
+        write_json(Path(str(run.args.output_dir), RESULTS_FILE), results)
+        print(to_json(metrics, indent=2), flush=True)
     return results
-
-
-class RunProgress(TrainerCallback, ExportableState):
-    """Set the epoch of the training data, and add up the time of all sessions of a resumed run."""
-
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-        self.earlier_seconds = 0.0
-        self.started = time.monotonic()
-
-    def seconds(self) -> float:
-        return self.earlier_seconds + time.monotonic() - self.started
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"earlier_seconds": self.seconds()}}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        stored = state.stateful_callbacks.get("RunProgress", {})
-        self.earlier_seconds = stored.get("attributes", {}).get("earlier_seconds", 0.0)
-        self.started = time.monotonic()
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(int(state.epoch or 0))
 
 
 def count_eval_rows(run: Run) -> int | None:

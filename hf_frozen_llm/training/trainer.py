@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The Trainer of transformers for a task: augmentation on the device, records in evaluation, learning rates."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,19 +14,23 @@ from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import nested_gather
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from transformers.utils import logging
 
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.tasks.task import Batch, Predict, Record
 from hf_frozen_llm.training.optimizer import scale_learning_rates
-from hf_frozen_llm.training.results import write_json
+from hf_frozen_llm.training.progress import RunProgress
+from hf_frozen_llm.training.results import without_infinite, write_json
 
 
 logger = logging.get_logger(__name__)
 
 RECIPE_FILE = "recipe.json"
+# Steps in a row that the scaler of fp16 may skip: it begins far too high, and halves its scale at each of them.
+MAX_SKIPPED_STEPS = 50
 
 
 class TaskTrainer(Trainer):
@@ -81,6 +86,11 @@ class TaskTrainer(Trainer):
         self.layer_decay = layer_decay
         self.learning_rate_scales = learning_rate_scales or {}
         self.settings = settings
+        self.stops_when_infinite = True
+        self.last_loss = torch.zeros(())
+        self.skipped_steps = 0
+        self.progress = RunProgress(self)
+        self.add_callback(self.progress)
         self.last_batch = (-1, -1)  # step, and number within it
         self.block_tokens: torch.Tensor | None = None  # a few tokens that entered the LLM block in the last step
 
@@ -91,8 +101,11 @@ class TaskTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, number = self.last_batch
         self.last_batch = (self.state.global_step, number + 1 if step == self.state.global_step else 0)
-        # Seed only from values that a resumed run can reconstruct.
-        rng = np.random.default_rng((self.data_seed, *self.last_batch, self.args.process_index))
+        # Seed only from values that a resumed run can reconstruct. Loaders move the generators of dropout, too: how
+        # often depends on their processes.
+        batch = (*self.last_batch, self.args.process_index)
+        set_seed(int(np.random.SeedSequence((self.args.seed, *batch)).generate_state(1)[0]))
+        rng = np.random.default_rng((self.data_seed, *batch))
         inputs = self.task.augment(self._prepare_inputs(inputs), rng)
         if self.compute_loss_func is not None and "labels" not in inputs:
             # Trainer would call it without a target, and add up the losses of accumulated batches.
@@ -101,7 +114,46 @@ class TaskTrainer(Trainer):
                 "Rename the targets to `labels`, or let the model compute its loss (`Task.loss` returns None)."
             )
         with self._keeping_block_tokens():
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        # Infinity and NaN stay in the sum over the batches of a step.
+        self.last_loss = loss if self.last_batch[1] == 0 else self.last_loss + loss
+        return loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.control.should_training_stop:  # a run that resumes at its last step trains no other
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Return the norm of the gradient; stop if the step would make the weights NaN."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        norm, loss = 0.0 if grad_norm is None else float(grad_norm), self.last_loss.item()
+        is_skipped = self.accelerator.scaler is not None and not math.isfinite(norm)
+        self.skipped_steps = self.skipped_steps + 1 if is_skipped else 0
+        if is_skipped and self.skipped_steps < MAX_SKIPPED_STEPS:
+            return grad_norm
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            self._stop_when_infinite(f"the loss is {loss:g}, and the norm of the gradient {norm:g}", 1)
+        return grad_norm
+
+    def _stop_when_infinite(self, problem: str, current_step: int = 0) -> None:
+        """Raise an error that says what to do; `current_step` is 1 within a step."""
+        if not self.stops_when_infinite:
+            return
+        args = self.args
+        checkpoint = get_last_checkpoint(str(args.output_dir)) if Path(str(args.output_dir)).is_dir() else None
+        rescue = "There is no checkpoint to go back to."
+        if checkpoint is not None:
+            rescue = f"The last good checkpoint is {checkpoint}: `--resume true --resume_changes learning_rate,…`."
+        clipping = f"max_grad_norm is {args.max_grad_norm:g}" if args.max_grad_norm > 0 else "max_grad_norm is 0"
+        precision = next((f", {name}" for name in ("fp16", "bf16") if getattr(args, name)), "")
+        causes = (
+            f"a high learning rate (learning_rate is {args.learning_rate:g}), a short warm-up (warmup_steps is "
+            f"{args.warmup_steps:g}), gradients that are hardly clipped ({clipping}){precision}, or numbers in the "
+            "data that are not finite (see `hf-frozen-llm check`)"
+        )
+        step = self.state.global_step + current_step
+        raise FloatingPointError(f"The run has diverged at step {step}: {problem}. {rescue} Likely causes: {causes}.")
 
     @contextmanager
     def _keeping_block_tokens(self) -> Iterator[None]:
@@ -126,7 +178,26 @@ class TaskTrainer(Trainer):
         if "loss" in logs and self.block_tokens is not None:
             block = self.accelerator.unwrap_model(self.model)._get_llm_block()
             logs["update_ratio"] = float(f"{block.update_ratio(self.block_tokens):.4g}")
+        if "train_loss" in logs and self.progress.earlier_seconds > 0:
+            seconds, steps = self.progress.seconds(), self.state.global_step
+            samples_per_step = logs["train_samples_per_second"] / logs["train_steps_per_second"]
+            logs["train_runtime"] = round(seconds, 4)
+            logs["train_samples_per_second"] = round(samples_per_step * steps / seconds, 3)
+            logs["train_steps_per_second"] = round(steps / seconds, 3)
+        logs.pop("total_flos", None)
         super().log(logs, start_time)
+        # Trainer writes these into `trainer_state.json`.
+        self.state.log_history[-1] = without_infinite(self.state.log_history[-1])
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: the estimate of Trainer is for texts, and far too large for pixels."""
+        return 0
+
+    def _determine_best_metric(self, metrics, trial):
+        is_best = super()._determine_best_metric(metrics, trial)
+        if self.state.best_metric is not None and not math.isfinite(self.state.best_metric):
+            self.state.best_metric = None  # the metric was NaN
+        return is_best
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -141,8 +212,17 @@ class TaskTrainer(Trainer):
         return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as Trainer does, unless the weights are not finite; a checkpoint also gets the settings of the run."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            infinite = [parameter for parameter in trained if not parameter.isfinite().all()]
+            if infinite:
+                self._stop_when_infinite(f"{len(infinite)} of {len(trained)} trained tensors are not finite")
         super().save_model(output_dir, _internal_call)
         is_checkpoint = _internal_call and output_dir is not None  # `push_to_hub` names no folder
+        if is_checkpoint and hasattr(self, "_tr_loss"):
+            losses: Any = nested_gather(self._tr_loss, self.args.parallel_mode)
+            self.progress.losses = losses.reshape(-1).tolist()
         if is_checkpoint and self.settings is not None and self.args.should_save:
             write_json(Path(str(output_dir), RECIPE_FILE), self.settings)
 
@@ -172,6 +252,8 @@ class TaskTrainer(Trainer):
         needed = {"loss", self.task.main_metric.name} - set(metrics)
         if needed:
             raise KeyError(f"The metrics of the task {self.task.name} lack {', '.join(sorted(needed))}.")
+        if self.train_dataset is not None and not math.isfinite(metrics["loss"]):
+            self._stop_when_infinite(f"the loss of the evaluation is {metrics['loss']:g}")
         if hasattr(self, "model_preparation_time"):
             metrics["model_preparation_time"] = self.model_preparation_time
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tiny_runs import TINY, write_image_folder, write_llama, write_parquet
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.commands.ablate import ablate
+from hf_frozen_llm.commands.ablate import ablate, read_tuning_run
 from hf_frozen_llm.commands.ablation_plan import (
     Plan,
     find_rest,
@@ -416,3 +417,12 @@ def test_equal_variants_run_once(tmp_path, capsys):
     plan = plan_ablation(tmp_path, over=["learning_rate=1e-3,0.001,0.01"])
     assert list(plan.candidates) == ["learning_rate=1e-3", "learning_rate=0.01"]
     assert "# learning_rate=0.001 has the settings of learning_rate=1e-3, and is left out." in capsys.readouterr().out
+
+
+def test_null_is_not_finite(tmp_path):
+    """In strict JSON, the NaN of a diverged run is null; such a value counts as the worst."""
+    plan = plan_ablation(tmp_path, over=["llm_block.residual=none"], tune=["learning_rate=1e-3,1e3"])
+    run = plan.tuning[0]
+    write_results(run, 0.5, None)
+    row = read_tuning_run(run, plan.metric)
+    assert row["status"] == "diverged" and math.isnan(row["eval_loss"]) and row["eval_top1"] == 0.5

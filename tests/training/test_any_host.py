@@ -87,6 +87,7 @@ def test_frozen_swin_and_resume(recipe, tmp_path):
     assert results["parameters"]["trainable"] == sum(after[name].numel() for name in TRAINED_WITH_FROZEN_HOST)
 
     shutil.rmtree(tmp_path / "checkpoint-4")
+    (tmp_path / "results.json").unlink()
     assert run(recipe, tmp_path, *frozen, "--resume")["resumed_from_checkpoint"] == "checkpoint-2"
     resumed = weights(tmp_path / "checkpoint-4")
     assert all(torch.equal(after[name], resumed[name]) for name in after)

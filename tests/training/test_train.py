@@ -294,6 +294,7 @@ def test_freeze_host_trains_projections_and_head_alone(recipe, tmp_path):
     assert len(torch.load(tmp_path / "checkpoint-4" / "optimizer.pt")["state"]) == 4
     # and so on
     shutil.rmtree(tmp_path / "checkpoint-4")
+    (tmp_path / "results.json").unlink()
     run(recipe, tmp_path, "--freeze_host", "true", "--max_steps", "4", "--eval_strategy", "no", "--resume")
     resumed = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
     assert all(torch.equal(after[name], resumed[name]) for name in after)
