@@ -55,6 +55,17 @@ def test_torch_export(host, fast, strict, build_model):
         torch.testing.assert_close(actual, logits(model, host, batch), rtol=1e-5, atol=1e-5)
 
 
+def test_export_leaves_the_plans_in_the_hosts_width(build_model):
+    """ONNX has no Cholesky factorisation."""
+    model, pixels = build_model("vit_class"), pixels_of("vit_class", 2)
+    plans, choose = [], model.llm_block._choose_attention_plan
+    model.llm_block._choose_attention_plan = lambda *args: plans.append(choose(*args)) or plans[-1]
+    model(pixels)
+    program = torch.export.export(model, (pixels,), dynamic_shapes=exported_batch())
+    assert plans[0] == "host_width" and set(plans[1:]) == {"explicit_kv"}
+    assert not any("cholesky" in str(node.target) for node in program.graph.nodes)
+
+
 def test_scaled_input_is_exported(build_model, tmp_path):
     model = build_model("vit_class", input_scale="balanced")
     assert model.config.llm_block.input_scale != 1
