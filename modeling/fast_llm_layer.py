@@ -111,12 +111,9 @@ def choose_attention_plan(
     key_value_width = 2 * weights.key[0].shape[0] * head_dim
     query = num_query_tokens * heads * head_dim * width
     attention = 2 * num_query_tokens * heads * num_tokens
-    inverse_norms = num_tokens * hidden_size * min(hidden_size, width)
-    if hidden_size < width:
-        inverse_norms += hidden_size**2 * width / batch_size
-    folded_kv = (
-        key_value_width * hidden_size * (num_tokens + width / batch_size) + attention * head_dim + inverse_norms
-    )
+    gram_matrix = hidden_size**2 * width / batch_size if hidden_size < width else 0
+    norms = num_tokens * hidden_size * min(hidden_size, width) + gram_matrix
+    folded_kv = key_value_width * hidden_size * (num_tokens + width / batch_size) + attention * head_dim + norms
     folded_query = heads * head_dim * hidden_size * (num_query_tokens + width / batch_size)
     costs: dict[AttentionPlan, float] = {
         "explicit_kv": query + num_tokens * width * (hidden_size + key_value_width) + attention * head_dim,
@@ -125,7 +122,7 @@ def choose_attention_plan(
     }
     if weights.key_norm is None:
         from_and_to_host_width = 2 * num_query_tokens * heads * width * (head_dim + hidden_size)
-        costs["host_width"] = query + from_and_to_host_width + attention * hidden_size + inverse_norms
+        costs["host_width"] = query + from_and_to_host_width + attention * hidden_size + norms
     return min(costs, key=lambda plan: costs[plan])
 
 

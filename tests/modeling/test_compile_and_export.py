@@ -57,7 +57,10 @@ def test_torch_export(host, fast, strict, build_model):
 
 def test_export_leaves_the_plans_in_the_hosts_width(build_model):
     """ONNX has no Cholesky factorisation."""
-    model, pixels = build_model("vit_class"), pixels_of("vit_class", 2)
+    llm = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2}
+    llm |= {"num_attention_heads": 4, "vocab_size": 8}
+    model = build_model("vit_class", llm_name_or_path=None, llm_config=llm, weights="random")
+    pixels = pixels_of("vit_class", 2)
     plans, choose = [], model.llm_block._choose_attention_plan
     model.llm_block._choose_attention_plan = lambda *args: plans.append(choose(*args)) or plans[-1]
     model(pixels)
