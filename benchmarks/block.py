@@ -119,9 +119,10 @@ def count(function, *args):
 
 
 def flops(case, kind, batch):
-    """Of a forward and of a training step, for one input."""
+    """Of a forward without gradients and of a training step, for one input."""
     case.model.train()
-    return tuple(count(run, kind, case.inputs(batch)) / batch for run in (case.output, case.step))
+    forward = torch.no_grad()(case.output)
+    return tuple(count(run, kind, case.inputs(batch)) / batch for run in (forward, case.step))
 
 
 def print_flops(batch):

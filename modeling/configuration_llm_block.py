@@ -129,8 +129,8 @@ class LLMBlockConfig(PreTrainedConfig):
             Data type of the layer and its norm: `"float64"`, `"float32"`, `"bfloat16"` or `"float16"`. `None` is the
             model's. It overrides `from_pretrained(dtype=…)`.
         fast (`bool`, *optional*, defaults to `True`):
-            Whether the block may be computed in an exact, cheaper form if there is one; `False` always runs the
-            language model's own layer.
+            Whether the block may be computed in an exact, cheaper form if there is one, and only for the tokens that
+            the head uses; `False` always runs the language model's own layer, for all tokens.
         save_weights (`bool`, *optional*, defaults to `True`):
             Whether `save_pretrained` writes the layer (self-contained) or leaves it out (light: loading reads the
             language model again). In a saved folder it says whether the folder holds the layer. A layer that is

@@ -18,10 +18,11 @@ the gradient to `W`.
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
@@ -42,12 +43,15 @@ class LayerPlan:
         attention (`str`, *optional*, defaults to `"explicit_kv"`): see [`choose_attention_plan`].
         folds_output (`bool`, *optional*, defaults to `False`): whether the feed-forward's last projection is folded
             with the output projection.
+        uses_sdpa (`bool`, *optional*, defaults to `True`): whether keys and values, if they are computed, go through
+            PyTorch's SDPA. Its kernels have no second derivatives and no forward mode, which eager attention has.
     """
 
     output_tokens: slice
     weights: LayerWeights | None = None
     attention: AttentionPlan = "explicit_kv"
     folds_output: bool = False
+    uses_sdpa: bool = True
 
     @property
     def attends_to_host_tokens(self) -> bool:
@@ -55,34 +59,34 @@ class LayerPlan:
         return self.attention != "explicit_kv"
 
 
-class InverseNorm(torch.autograd.Function):
+def inverse_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """
-    `(‖W x_t‖² / D + eps)^-½` of tokens `x` of shape `(batch, tokens, d)` and `W` of shape `(D, d)`, without `W x_t`.
+    Return `(‖W x_t‖² / D + eps)^-½` of tokens `x` of shape `(batch, tokens, d)` and `W` of shape `(D, d)`.
 
-    Computed as `‖Lᵀ x_t‖²` with `L` the Cholesky factor of `WᵀW` in float64: in float32 the form `xᵀ(WᵀW)x` loses half
-    of the digits if `W` is badly conditioned, and can become negative.
+    If `d < D`, `‖W x_t‖²` is computed as `‖Lᵀ x_t‖²` with `L` the Cholesky factor of `WᵀW` in float64. In float32 the
+    form `xᵀ(WᵀW)x` loses half of the digits if `W` is badly conditioned, and can become negative, but its derivatives
+    of every order are as accurate as those of `W x_t`: they are taken from it, and the value from the factor.
     """
+    width, hidden_size = weight.shape
+    if hidden_size >= width:
+        squares = F.linear(x, weight).square().sum(-1)
+    else:
+        squares = (x.detach() @ _gram_factor(weight.detach()).to(x.dtype)).square().sum(-1)
+        # A forward that nothing differentiates, backward or forward, saves the form.
+        if torch.is_grad_enabled() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
+            form = (x @ (weight.mT @ weight) * x).sum(-1)
+            squares = squares + (form - form.detach())
+    return (squares / width + eps).rsqrt()
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        gram = weight.double().mT @ weight.double()
-        # As large as the Gram matrix's rounding errors, which may leave it just not positive definite.
-        jitter = 1e-14 * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        factor, failed = torch.linalg.cholesky_ex(gram + jitter * eye)
-        factor = factor.masked_fill(failed != 0, torch.nan)  # an exception would synchronise with the GPU
-        inverse = ((x @ factor.to(x.dtype)).square().sum(-1) / len(weight) + eps).rsqrt()
-        ctx.save_for_backward(x, weight, inverse)
-        return inverse
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        x, weight, inverse = ctx.saved_tensors
-        scaled = (-gradient * inverse**3 / len(weight))[..., None] * x
-        grad_x = scaled @ (weight.mT @ weight) if ctx.needs_input_grad[0] else None
-        grad_weight = weight @ (scaled.flatten(0, -2).mT @ x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, None
+def _gram_factor(weight: torch.Tensor) -> torch.Tensor:
+    """Return the Cholesky factor of `WᵀW` in float64; `WᵀW` may be singular."""
+    gram = weight.double().mT @ weight.double()
+    info = torch.finfo(gram.dtype)
+    # Rounding errors may leave the Gram matrix just not positive definite. They are relative to its diagonal.
+    jitter = 2 * info.eps * len(gram) * gram.diagonal() + info.tiny
+    factor, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(jitter))
+    return factor.masked_fill(failed != 0, torch.nan)  # an exception would synchronise with the GPU
 
 
 def choose_attention_plan(
@@ -107,8 +111,9 @@ def choose_attention_plan(
     key_value_width = 2 * weights.key[0].shape[0] * head_dim
     query = num_query_tokens * heads * head_dim * width
     attention = 2 * num_query_tokens * heads * num_tokens
-    inverse_norm = hidden_size**2 * (num_tokens + width / batch_size)
-    folded_kv = key_value_width * hidden_size * (num_tokens + width / batch_size) + attention * head_dim + inverse_norm
+    gram_matrix = hidden_size**2 * width / batch_size if hidden_size < width else 0
+    norms = num_tokens * hidden_size * min(hidden_size, width) + gram_matrix
+    folded_kv = key_value_width * hidden_size * (num_tokens + width / batch_size) + attention * head_dim + norms
     folded_query = heads * head_dim * hidden_size * (num_query_tokens + width / batch_size)
     costs: dict[AttentionPlan, float] = {
         "explicit_kv": query + num_tokens * width * (hidden_size + key_value_width) + attention * head_dim,
@@ -117,7 +122,7 @@ def choose_attention_plan(
     }
     if weights.key_norm is None:
         from_and_to_host_width = 2 * num_query_tokens * heads * width * (head_dim + hidden_size)
-        costs["host_width"] = query + from_and_to_host_width + attention * hidden_size + inverse_norm
+        costs["host_width"] = query + from_and_to_host_width + attention * hidden_size + norms
     return min(costs, key=lambda plan: costs[plan])
 
 
@@ -164,7 +169,7 @@ def run_layer(
     if plan.attention == "explicit_kv":
         query = _project(weights.norm(query_tokens), weights.query)
         normed = weights.norm(tokens)
-        heads = _attend(weights, query, _project(normed, weights.key), _project(normed, weights.value), mask, cosines)
+        heads = _attend(plan, query, _project(normed, weights.key), _project(normed, weights.value), mask, cosines)
     else:
         heads = _attend_to_host_tokens(plan, tokens, query_tokens, mask, cosines, cast(torch.Tensor, input_weight))
     hidden_states, update = weights.feed_forward(query_tokens, heads.to(query_tokens.dtype))
@@ -203,17 +208,18 @@ def _attend_to_host_tokens(
         x, input_weight = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (tokens, input_weight))
         if weights.shift is not None:
             input_weight = input_weight - input_weight.mean(dim=0)
-        inverse = InverseNorm.apply(x, input_weight, weights.eps)
+        inverse = inverse_norm(x, input_weight, weights.eps)
         gained = weights.gain.to(input_weight.dtype)[:, None] * input_weight
+        if plan.attention == "host_width":
+            query = _project(weights.norm(query_tokens).to(weights.query[0].dtype), weights.query)
+            return _attend_without_keys(weights, x, inverse, gained, query, mask, cosines)
         scaled = x * inverse[..., None]
         if plan.attention == "folded_qkv":
             query = _project_folded(weights, scaled[:, plan.output_tokens], gained, weights.query)
         else:
             query = _project(weights.norm(query_tokens).to(weights.query[0].dtype), weights.query)
-        if plan.attention == "host_width":
-            return _attend_without_keys(weights, scaled, gained, query, mask, cosines)
         key, value = (_project_folded(weights, scaled, gained, p) for p in (weights.key, weights.value))
-        return _attend(weights, query.to(key.dtype), key, value, mask, cosines)
+        return _attend(plan, query.to(key.dtype), key, value, mask, cosines)
 
 
 def _project(hidden_states: torch.Tensor, projection: Projection) -> torch.Tensor:
@@ -251,7 +257,7 @@ def _rotate(heads: torch.Tensor, cosines: torch.Tensor | None) -> torch.Tensor:
 
 
 def _attend(
-    weights: LayerWeights,
+    plan: LayerPlan,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -259,6 +265,7 @@ def _attend(
     cosines: torch.Tensor | None,
 ) -> torch.Tensor:
     """Attend with queries, keys and values of shape `(batch, tokens, heads, head_dim)`; concatenate the heads."""
+    weights = cast(LayerWeights, plan.weights)
     query = query if weights.query_norm is None else weights.query_norm(query)
     key = key if weights.key_norm is None else weights.key_norm(key)
     query, key = _rotate(query, cosines), _rotate(key, cosines)
@@ -266,7 +273,7 @@ def _attend(
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if weights.soft_cap is None and weights.sinks is None:
+    if plan.uses_sdpa and weights.soft_cap is None and weights.sinks is None:
         mask = None if mask is None else mask.to(query.dtype)
         heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=weights.scaling)
     else:
@@ -292,20 +299,25 @@ def _softmax(
 
 def _attend_without_keys(
     weights: LayerWeights,
-    scaled: torch.Tensor,
+    x: torch.Tensor,
+    inverse: torch.Tensor,
     gained: torch.Tensor,
     query: torch.Tensor,
     mask: torch.Tensor | None,
     cosines: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attend, without keys and values, to the host's tokens `scaled` by their inverse norms; concatenate the heads."""
+    """
+    Attend, without keys and values, to the host's tokens `x` with the inverse norms `inverse`; concatenate the heads.
+    """
     query = query if weights.query_norm is None else weights.query_norm(query)
     query = _rotate(_rotate(query, cosines), cosines)  # the second time for the keys
     query = query.unflatten(2, (weights.key[0].shape[0], -1))
     folded_query = torch.einsum("brkgc,kcD->brkgD", query, weights.key[0])
     # `reshape` makes one matrix product out of many small ones.
     folded_query = (folded_query.to(gained.dtype).reshape(-1, len(gained)) @ gained).view(*query.shape[:-1], -1)
-    scores = torch.einsum("brkgd,btd->brkgt", folded_query, scaled) * weights.scaling
+    # Scores and probabilities are scaled by the inverse norms: scaled tokens would be one more tensor to keep.
+    inverse = inverse[:, None, None, None]
+    scores = torch.einsum("brkgd,btd->brkgt", folded_query, x) * (inverse * weights.scaling)
     if weights.soft_cap is not None or weights.sinks is not None:
         # A bias of the keys moves all scores of a query alike: only a plain softmax is invariant to it.
         if (bias := _total_bias(weights, weights.key)) is not None:
@@ -313,7 +325,7 @@ def _attend_without_keys(
             scores = scores + moved[..., None].to(scores.dtype)
     mask = None if mask is None else mask[:, :, :, None]
     probabilities = _softmax(weights, scores, mask, (*query.shape[2:4], 1))
-    mean = torch.einsum("brkgt,btd->brkgd", probabilities, scaled)
+    mean = torch.einsum("brkgt,btd->brkgd", probabilities * inverse, x)
     heads = torch.einsum("brkgD,kcD->brkgc", (mean @ gained.mT).to(query.dtype), weights.value[0])
     if (bias := _total_bias(weights, weights.value)) is not None:
         total = 1.0 if weights.sinks is None else probabilities.sum(dim=-1, keepdim=True).to(heads.dtype)

@@ -50,6 +50,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
     Source: "Frozen Transformers in Language Models Are Effective Visual Encoder Layers" (ICLR 2024), section 3, and
     its released code (github.com/ziqipang/LM4VisualEncoding, `image_classification/models`). The block may be used
     alone in any `nn.Module`. Building it reads the layer from the language model; only its projections are trained.
+    Within a model it computes only the tokens that the head uses, and all tokens if a forward or backward hook on it
+    sees them, or with `config.fast=False`.
 
     Args:
         config ([`LLMBlockConfig`]): the block's configuration.
@@ -406,7 +408,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         folds_output = self._folds_output(weights, query_tokens)
         if attention == "explicit_kv" and not folds_output and query_tokens.shape[1] == hidden_states.shape[1]:
             return LayerPlan(output_tokens)  # the layer itself costs the same
-        return LayerPlan(output_tokens, weights, attention, folds_output)
+        uses_sdpa = self._caller.config._attn_implementation != "eager"
+        return LayerPlan(output_tokens, weights, attention, folds_output, uses_sdpa)
 
     def _find_layer_weights(self) -> LayerWeights | None:
         config = self.config

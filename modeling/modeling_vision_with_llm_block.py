@@ -21,7 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_llm_block import LLMBlockConfig
 from .configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
-from .pretrained_model import HUB_KWARGS, PreTrainedModelWithLLMBlock
+from .pretrained_model import HUB_KWARGS, PreTrainedModelWithLLMBlock, needs_all_tokens
 from .vision_host import inspect_host, patch_grid, pixel_shape, vision_config_of
 
 
@@ -152,7 +152,7 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         """
         Run the host up to its final norm, the block, and the norm. Return the outputs, whose `hidden_states` end with
         the block's, and the host's own outputs. The last hidden state is that of only the `output_tokens`, unless
-        hidden states or attentions are recorded.
+        hidden states or attentions are recorded, or [`needs_all_tokens`].
         """
         host = self.host
         if pixel_values is None:
@@ -179,7 +179,7 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         attentions = outputs.get("attentions")
         if self.llm_block is not None:
             records_attentions = bool(inputs["output_attentions"])
-            if records_attentions or inputs["output_hidden_states"]:
+            if records_attentions or inputs["output_hidden_states"] or needs_all_tokens(self.llm_block):
                 output_tokens = None
             block = self._run_llm_block(
                 hidden_states, attention_mask, output_tokens, output_attentions=records_attentions, return_dict=True

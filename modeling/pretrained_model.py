@@ -32,6 +32,7 @@ except ImportError:  # Windows
 LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
 HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 _INDEX = "model.safetensors.index.json"
+_FRAMEWORKS = {"torch", "transformers", "accelerate", "deepspeed"}
 _WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _CONFIG_FILES = ("config.json", "adapter_config.json")
 # Temporary folders of a save: while its files are written, and while they replace those of an earlier save.
@@ -272,7 +273,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
     ) -> torch.Tensor:
         """
         Run the host's layers, with the block at its position. Return the last output only for `output_tokens`,
-        unless other layers or outputs need all tokens.
+        unless other layers, outputs or hooks need all tokens.
         """
         block, layers = self._get_llm_block(), list(layers)
         position = None if block is None else block.config.position
@@ -281,7 +282,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             bool(kwargs.get(name, getattr(self.config, name)))
             for name in ("output_attentions", "output_hidden_states")
         )
-        if position != len(layers) or records_attentions or records_states:
+        if position != len(layers) or records_attentions or records_states or needs_all_tokens(block):
             output_tokens = None
         for index in range(len(layers) + 1):
             if block is not None and index == position:
@@ -302,6 +303,18 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         trainable, total = self.num_parameters(only_trainable=True), self.num_parameters()
         share = 100 * trainable / total
         print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {share:.4f}")
+
+
+def needs_all_tokens(block: Any) -> bool:
+    """
+    Return whether the block must compute tokens that the head does not use: its `config.fast` is `False`, or a hook
+    sees its output or the gradient. Hooks of frameworks, which record outputs or shard the weights, do not count.
+    """
+    if block is None:
+        return False
+    hooks = (*block._forward_hooks.values(), *block._backward_hooks.values(), *block._backward_pre_hooks.values())
+    owners = [(getattr(hook, "__module__", None) or "").partition(".")[0] for hook in hooks]
+    return not block.config.fast or any(owner not in _FRAMEWORKS for owner in owners)
 
 
 def check_stored_tensors(block: Any) -> None:
@@ -464,4 +477,4 @@ def _refuse_interrupted_save(folder: str) -> None:
         )
 
 
-__all__ = ["HUB_KWARGS", "LOADING", "PreTrainedModelWithLLMBlock", "check_stored_tensors"]
+__all__ = ["HUB_KWARGS", "LOADING", "PreTrainedModelWithLLMBlock", "check_stored_tensors", "needs_all_tokens"]

@@ -62,6 +62,8 @@ def run(folder: Path, host: str, fully_sharded: bool) -> dict:
     model = load(folder)
     before = frozen_tensors(model)
     wrapped = shard(model) if fully_sharded else DistributedDataParallel(model, find_unused_parameters=True)
+    computed: list[int] = []
+    model.llm_block.output_projection.register_forward_hook(lambda module, args, out: computed.append(out.shape[1]))
     part = slice(dist.get_rank(), None, dist.get_world_size())
     losses = torch.tensor(train_steps(wrapped, pixels_of(host, len(LABELS))[part], LABELS[part]))
     dist.all_reduce(losses)
@@ -69,6 +71,7 @@ def run(folder: Path, host: str, fully_sharded: bool) -> dict:
     return {
         "losses": (losses / dist.get_world_size()).tolist(),
         "frozen_is_intact": bool(before) and all(torch.equal(state[name], tensor) for name, tensor in before.items()),
+        "num_tokens": computed[0],
         "num_sharded": sum(type(module).__name__.startswith("FSDP") for module in model.modules()),
     }
 

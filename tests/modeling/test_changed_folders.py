@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from llm_files import write_llm
+from model_cases import VIT
 from safetensors.torch import load_file, save_file
 from saved_models import Classifier, assert_same, build, load, logits
 from tiny_llms import HOST, tiny_config, tiny_llm
@@ -76,6 +77,23 @@ def test_other_layer_or_llm_for_a_saved_model_is_an_error(llm, tmp_path):
                 Classifier.from_pretrained(tmp_path / "model", llm_block=override)
     with pytest.raises(ValueError, match="fingerprint"):
         Classifier.from_pretrained(tmp_path / "model", llm_block={"llm_name_or_path": str(other)})
+
+
+def test_new_configuration_of_another_llm_is_an_error(llm, tmp_path):
+    """It has no fingerprint; that of the folder counts."""
+    _, folder = llm()
+    other = write_llm(tiny_llm(tiny_config("llama"), seed=9), tmp_path / "other")
+    model = build(folder, save_weights=False)
+    model.save_pretrained(tmp_path / "model")
+
+    def new_config(llm_folder):
+        return ViTWithLLMBlockConfig(
+            **VIT.fields, llm_block=LLMBlockConfig(llm_name_or_path=str(llm_folder), layer_index=1)
+        )
+
+    assert_same(model, load(tmp_path / "model", config=new_config(folder)))
+    with pytest.raises(ValueError, match="fingerprint"):
+        Classifier.from_pretrained(tmp_path / "model", config=new_config(other))
 
 
 @pytest.mark.parametrize("save_weights", [True, False])

@@ -55,6 +55,20 @@ def test_torch_export(host, fast, strict, build_model):
         torch.testing.assert_close(actual, logits(model, host, batch), rtol=1e-5, atol=1e-5)
 
 
+def test_export_leaves_the_plans_in_the_hosts_width(build_model):
+    """ONNX has no Cholesky factorisation."""
+    llm = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2}
+    llm |= {"num_attention_heads": 4, "vocab_size": 8}
+    model = build_model("vit_class", llm_name_or_path=None, llm_config=llm, weights="random")
+    pixels = pixels_of("vit_class", 2)
+    plans, choose = [], model.llm_block._choose_attention_plan
+    model.llm_block._choose_attention_plan = lambda *args: plans.append(choose(*args)) or plans[-1]
+    model(pixels)
+    program = torch.export.export(model, (pixels,), dynamic_shapes=exported_batch())
+    assert plans[0] == "host_width" and set(plans[1:]) == {"explicit_kv"}
+    assert not any("cholesky" in str(node.target) for node in program.graph.nodes)
+
+
 # Their relative positions are not exported by transformers before 5.24, without a block neither.
 NO_ONNX = ["beit", "beit_cls", "swin"] if Version(transformers.__version__) < Version("5.24") else []
 

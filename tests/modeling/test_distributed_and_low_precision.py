@@ -122,3 +122,5 @@ def test_fully_shard(host, fast, distributed):
     result = results["fully_shard"][f"{host}-{fast}"]
     assert result["losses"] == pytest.approx(expected, abs=1e-5)
     assert result["frozen_is_intact"] and result["num_sharded"] >= 4
+    # the hooks by which FSDP gathers the weights do not make the block compute all tokens
+    assert (result["num_tokens"] == 1) == (fast and host != "swin")

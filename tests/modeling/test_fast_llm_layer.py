@@ -5,19 +5,15 @@ import functools
 
 import pytest
 import torch
+from fast_layer_checks import ATTENTION_PLANS, FAMILIES, build_block, keep_float64, padding, weights_of
 from references import relative_error, transformers_in_full_precision
 from torch import nn
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification
-from hf_frozen_llm.modeling.fast_llm_layer import InverseNorm, choose_attention_plan, folds_output
-from hf_frozen_llm.modeling.llm_layer_weights import _LAYER_CLASSES, find_layer_weights
+from hf_frozen_llm.modeling.fast_llm_layer import choose_attention_plan, folds_output
+from hf_frozen_llm.modeling.llm_layer_weights import _LAYER_CLASSES
 
 
-FAMILIES = [
-    *("llama", "llama_yarn", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "granite"),
-    *("phi3", "opt", "gpt2", "gpt_neox", "phi", "gpt_oss"),
-]
-ATTENTION_PLANS = ["host_width", "folded_qkv", "folded_kv", "explicit_kv"]
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -31,39 +27,10 @@ LLAMA = {
 
 @pytest.fixture
 def build(llm_folder):
-    def make(family="llama", width=24, dtype=torch.float32, **fields):
-        fields = {"llm_name_or_path": llm_folder(family)[1], "layer_index": 1, "hidden_size": width, **fields}
-        torch.manual_seed(0)
-        block = LLMBlock(LLMBlockConfig(**fields)).to(dtype)
-        for projection in (block.input_projection, block.output_projection):
-            nn.init.normal_(projection.weight, std=0.3)
-        return block
+    def make(family="llama", **kwargs):
+        return build_block(llm_folder(family)[1], **kwargs)
 
     return make
-
-
-def padding():
-    mask = torch.ones(3, 9, dtype=torch.long)
-    mask[0, 4:], mask[1, 7] = 0, 0
-    return mask
-
-
-def weights_of(block):
-    return find_layer_weights(block.llm_layers[-1], block.input_projection)
-
-
-def keep_float64(block):
-    """transformers' RMS norms compute in float32 even in a float64 model, and its grouped experts not at all."""
-    block._caller.config._experts_implementation = "eager"
-    for module in block.modules():
-        if "RMSNorm" in type(module).__name__:
-            module.forward = functools.partial(float64_norm, module)
-
-
-def float64_norm(module, x):
-    is_gemma = hasattr(module, "eps")
-    eps, weight = (module.eps, 1 + module.weight) if is_gemma else (module.variance_epsilon, module.weight)
-    return weight * x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 def results(block, x, fast, plan=None, **kwargs):
@@ -207,20 +174,6 @@ def test_badly_conditioned_input_projection(family, build):
         for ours, theirs, reference in zip(fast, plain, expected):
             bound = max(10 * relative_error(theirs.double(), reference), 2e-6)
             assert relative_error(ours.double(), reference) < bound
-
-
-def test_inverse_norm():
-    x, weight = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(16, 6, dtype=torch.float64)
-    x.requires_grad_(), weight.requires_grad_()
-    expected = ((x @ weight.mT).square().mean(-1) + 1e-6).rsqrt()
-    torch.testing.assert_close(InverseNorm.apply(x, weight, 1e-6), expected, rtol=1e-11, atol=0)
-    assert torch.autograd.gradcheck(lambda x, w: InverseNorm.apply(x, w, 1e-6), (x, weight))
-    # fewer rows than columns, and all zero
-    flat = torch.randn(3, 6, dtype=torch.float64)
-    torch.testing.assert_close(
-        InverseNorm.apply(x, flat, 1e-6), ((x @ flat.mT).square().mean(-1) + 1e-6).rsqrt(), rtol=1e-6, atol=0
-    )
-    assert torch.isfinite(InverseNorm.apply(x, torch.zeros_like(weight), 1e-6)).all()
 
 
 @pytest.mark.parametrize("plan", ["host_width", "folded_qkv"])

@@ -68,6 +68,14 @@ def test_bytes_of_the_layer_and_no_others(folder, llm, hub):
     assert bytes_of_weights(hub) < whole / 3
 
 
+def test_few_requests(folder, llm, hub):
+    """For each file the length of its header, its header, and the layer's adjacent tensors at once."""
+    hub.add(NAME, folder)
+    build()
+    paths = [r.path for r in hub.requests if r.status == 206]
+    assert paths and {paths.count(path) for path in paths} == {3}
+
+
 def test_kept_in_the_cache(folder, llm, hub, tmp_path):
     hub.add(NAME, folder)
     build()

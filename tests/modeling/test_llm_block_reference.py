@@ -264,6 +264,10 @@ def test_random_weights_are_the_familys_initialisation(family):
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, block.state_dict()[name])
     assert torch.isfinite(block(torch.randn(2, TOKENS, WIDTH))).all()
+    torch.manual_seed(6)
+    other = LLMBlock(LLMBlockConfig(llm_config=llm_config, layer_index=1, hidden_size=WIDTH, weights="random"))
+    for name, tensor in other.llm_layers[0].state_dict().items():
+        assert torch.equal(tensor, block.llm_layers[0].state_dict()[name]) == (tensor.std() == 0), name
 
 
 def test_random_weights_differ_from_the_llm(llm_folder):
