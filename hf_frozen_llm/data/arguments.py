@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The recipe keys of data that are the same for every task."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,6 +83,8 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and len(value) != 3:
                 raise ValueError(f"{name} is {value}; it must hold three numbers, one per colour.")
+            if value is not None and not all(map(math.isfinite, value)):
+                raise ValueError(f"{name} is {value}; it must hold finite numbers.")
         std = getattr(self, "image_std", None)
         if std is not None and min(std) <= 0:
             raise ValueError(f"image_std is {std}; pixels are divided by it, so it must be above 0.")

@@ -46,6 +46,10 @@ class ModelArguments:
                 f"pooling is {self.pooling!r}, but the classifier of a {self.model_type} always reads the CLS token. "
                 "Remove it, or set model_type to vision_with_llm_block."
             )
+        if not 0 <= self.classifier_init_scale < float("inf"):
+            raise ValueError(
+                f"classifier_init_scale is {self.classifier_init_scale}; it must be finite, and not negative."
+            )
 
 
 @dataclass

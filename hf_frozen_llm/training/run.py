@@ -288,6 +288,8 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         remove_unused_columns=False,
         report_to="none",
     )
+    if not 0 <= args.label_smoothing_factor < 1:
+        raise ValueError(f"label_smoothing_factor is {args.label_smoothing_factor}; it must lie in [0, 1).")
     has_eval_rows = data_args.eval_split is not None or data_args.holdout is not None
     if not has_eval_rows and args.eval_strategy != "no":
         raise ValueError(f"eval_strategy is {args.eval_strategy.value!r}, but there is no eval_split to evaluate on.")
