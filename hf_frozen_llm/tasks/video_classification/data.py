@@ -10,7 +10,6 @@ import csv
 import importlib.util
 import io
 import json
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from hf_frozen_llm.tasks.video_classification import VideoDataArguments
 
 INSTALL = "pip install 'hf_frozen_llm[video]'"
+# By the degrees, counterclockwise.
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 # Folder of the published videos of Something-Something V2.
 SSV2_FOLDER = "20bn-something-something-v2"
 VIDEO_SUFFIXES = (
@@ -62,10 +63,10 @@ def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
     videos = folder / SSV2_FOLDER if (folder / SSV2_FOLDER).is_dir() else folder
     names = None
     if file.suffix == ".csv":
-        paths, labels = read_csv(file, where)
+        given, labels = read_csv(file, where)
     else:
-        paths, labels, names = read_something_something(file, where)
-    paths = [videos / path for path in paths]
+        given, labels, names = read_something_something(file, where)
+    paths = [videos / path for path in given]
     if missing := [path for path in paths if not path.is_file()]:
         raise FileNotFoundError(
             f"{where}: {len(missing)} of {len(paths)} videos are missing, the first is {missing[0]}."
@@ -281,20 +282,13 @@ def decode(open_video: Callable[[], Any], wanted: set[int]) -> tuple[dict[int, I
 
 
 def to_shown_image(frame: Any, pixel_ratio: Fraction | None) -> Image.Image:
-    """Return a frame as a player shows it: with square pixels, and turned and mirrored as the file says."""
+    """Return a frame as a player shows it: with square pixels, and turned as the file says."""
     image = frame.to_image()
     if pixel_ratio and pixel_ratio != 1:
         image = image.resize((max(1, round(image.width * pixel_ratio)), image.height), Image.Resampling.BILINEAR)
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    # The point (x, y) is shown at (a x + c y, b x + d y); the numbers between are of a perspective.
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
-    if abs(a) < abs(b):
-        image, a, d = image.transpose(Image.Transpose.TRANSPOSE), c, b
-    if a < 0:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
+    # Not the matrix in `frame.side_data`, which says as well whether frames are mirrored: PyAV frees it too early.
+    turn = TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 class VideoTransform(ClassificationTransform):
