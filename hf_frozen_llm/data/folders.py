@@ -72,8 +72,8 @@ def load_files_or_rows(
             return load_rows(args, split)
         there = sorted(name for name in os.listdir(root) if (root / name).is_dir() and is_visible(name))
         raise ValueError(
-            f"{where} could not be loaded: Unknown split. Files are read from <split>/<class>/<file>, and there are no "
-            f"{kind}s in a folder of this split. The folders are {', '.join(there) or 'none'}."
+            f"{where} could not be loaded: Unknown split. Files are read from <split>/<class>/<file>, and there are "
+            f"no {kind}s in a folder of this split. The folders are {', '.join(there) or 'none'}."
         )
     if any(os.path.basename(file) in METADATA_FILES for found in inside.values() for file in found):
         data_files = {name: [glob.escape(file) for file in found] for name, found in inside.items()}
