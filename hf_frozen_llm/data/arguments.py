@@ -83,6 +83,8 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and len(value) != 3:
                 raise ValueError(f"{name} is {value}; it must hold three numbers, one per colour.")
+            if value is not None and not all(map(math.isfinite, value)):
+                raise ValueError(f"{name} is {value}; it must hold finite numbers.")
         std = getattr(self, "image_std", None)
         if std is not None and not all(0 < value < math.inf for value in std):
             raise ValueError(f"image_std is {std}; pixels are divided by it, so it must be above 0.")

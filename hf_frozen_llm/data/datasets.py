@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Data of any task: load rows through `datasets`, take some of them, and transform them in a DataLoader."""
 
+import glob
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,19 +26,38 @@ def find_local(args: DataArguments) -> Path | None:
     path = Path(args.dataset_name).expanduser()
     if path.exists():
         return path
-    if path.is_absolute() or args.dataset_name.startswith((".", "~")) or path.suffix in (".npz", ".parquet"):
+    if path.is_absolute() or args.dataset_name.startswith((".", "~")) or path.suffix.lower() in (".npz", ".parquet"):
         raise FileNotFoundError(f"dataset_name is {args.dataset_name!r}, but there is no such file or folder.")
     return None
 
 
-def load_rows(args: DataArguments, split: str) -> HFDataset:
-    """Load one split from the Hub, a folder or a parquet file."""
+def load_rows(
+    args: DataArguments, split: str, builder: str | None = None, data_files: dict[str, list[str]] | None = None
+) -> HFDataset:
+    """
+    Load one split from the Hub, a folder or a parquet file.
+
+    Args:
+        args ([`DataArguments`]):
+            Names the source.
+        split (`str`):
+            The split.
+        builder (`str`, *optional*):
+            The loader of `datasets`, such as `"imagefolder"`, that reads `data_files` instead.
+        data_files (`dict[str, list[str]]`, *optional*):
+            Patterns of the files of each split.
+    """
     path = find_local(args)
     options: dict[str, Any] = {}
-    if path is not None and path.is_file():
-        if path.suffix != ".parquet":
+    if builder is not None:
+        source, options["data_files"] = builder, data_files
+    elif path is not None and path.is_file():
+        if path.suffix.lower() != ".parquet":
             raise ValueError(f"dataset_name is the file {str(path)!r}; only .parquet files and folders are read.")
-        source, options["data_files"] = "parquet", str(path)
+        source, options["data_files"] = "parquet", glob.escape(str(path))
+    elif path is not None and glob.escape(str(path)) != str(path):
+        # datasets would take the brackets in the name of the folder for a pattern
+        source, options["data_dir"] = "parquet", glob.escape(str(path))
     else:
         source = args.dataset_name if path is None else str(path)
         options = {"name": args.dataset_config_name, "revision": args.dataset_revision}

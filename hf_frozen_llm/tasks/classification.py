@@ -22,7 +22,7 @@ from hf_frozen_llm.tasks.task import Batch, Record, Task
 @dataclass
 class ClassificationArguments(DataArguments):
     """
-    The source of labelled data, besides [`DataArguments`]. A folder of files has one sub-folder for each class.
+    The source of labelled data, besides [`DataArguments`]. A folder of files holds `<split>/<class>/<file>`.
 
     Args:
         label_column (`str`, *optional*, defaults to `"label"`):

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The keys of a recipe that belong neither to a task nor to `transformers.TrainingArguments`."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -47,8 +46,10 @@ class ModelArguments:
                 f"pooling is {self.pooling!r}, but the classifier of a {self.model_type} always reads the CLS token. "
                 "Remove it, or set model_type to vision_with_llm_block."
             )
-        if not math.isfinite(self.classifier_init_scale):
-            raise ValueError(f"classifier_init_scale is {self.classifier_init_scale}; it must be a finite number.")
+        if not 0 <= self.classifier_init_scale < float("inf"):
+            raise ValueError(
+                f"classifier_init_scale is {self.classifier_init_scale}; it must be finite, and not negative."
+            )
 
 
 @dataclass

@@ -177,12 +177,15 @@ def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence
 
 
 def leave_out_sizes(entries: dict[str, tuple[yaml.Node, str]], host: str) -> None:
-    """Leave out a recipe's fields of a host of its own: a published host, named on the command line, has its own."""
+    """Leave out a recipe's sizes of a host of its own: a published host, named on the command line, has its own."""
     if "host.name_or_path" in entries:
         return
-    names = [name for name, (_, where) in entries.items() if name.startswith("host.") and "command line" not in where]
+    hosts = [name for name in entries if name.startswith("host.")]
+    of_recipe = [name for name in hosts if "command line" not in entries[name][1]]
+    values = {name: construct(entries[name][0]) for name in of_recipe}
+    names = [n for n, v in values.items() if n == "host.model_type" or (type(v) in (int, list))]
     if names:
-        logger.warning(f"The host {host} has a configuration: {', '.join(names)} of the recipe are left out.")
+        logger.warning(f"The host {host} has its own sizes: {', '.join(names)} of the recipe are left out.")
     for name in names:
         del entries[name]
 

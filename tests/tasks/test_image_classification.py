@@ -1,6 +1,9 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+import io
 import json
+import math
 import shutil
+import struct
 
 import datasets
 import numpy as np
@@ -174,6 +177,94 @@ def test_colour_modes_become_rgb(tmp_path):
     assert collate(list(load(ImageDataArguments(str(tmp_path)))))["pixel_values"].shape == (6, 3, 16, 16)
 
 
+GREYS = np.tile(np.linspace(0, 255, 16).round().astype(np.uint8), (16, 1))
+
+
+def decode(content, path=None, **options):
+    """Return the pixels, from 0 to 255, of an image of 16 x 16 pixels."""
+    args = ImageDataArguments("x", image_mean=[0, 0, 0], image_std=[1, 1, 1], **options)
+    encoded = {"bytes": content if path is None else None, "path": path and str(path)}
+    task = ImageClassification(args, build_image_processor(args, 16, None), ViTConfig(**class_fields(LABEL2ID)))
+    rows = datasets.Dataset.from_dict({"label": [0]})
+    (example,) = task.example_transform(rows, "train", False, 0)([{"image": encoded, "label": 0}], [(0, 3)])
+    return (example["pixel_values"] * 255).round().numpy().astype(int)
+
+
+def encode(array, kind="PNG"):
+    with io.BytesIO() as file:
+        Image.fromarray(array).save(file, kind)
+        return file.getvalue()
+
+
+def write_tiff(array, bits=16, is_white_zero=False):
+    """Return a TIFF file of unsigned integers, packed as 12 bits if there are that many."""
+    pixels = array.astype("<u2").tobytes()
+    if bits == 12:
+        number = sum(int(value) << 12 * place for place, value in enumerate(array.flat[::-1]))
+        pixels = number.to_bytes(array.size * 12 // 8, "big")
+    height, width = array.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not is_white_zero), 273: 0, 277: 1, 278: height}
+    tags |= {279: len(pixels)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, tags[tag]) for tag in sorted(tags))
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + pixels
+
+
+WIDE = GREYS.astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (encode(WIDE * 257), {}),
+        (encode(WIDE * 257, "TIFF"), {}),
+        (encode((WIDE * 257).astype(">u2"), "TIFF"), {}),
+        (b"P5 16 16 65535\n" + (WIDE * 257).astype(">u2").tobytes(), {}),
+        (b"P5 16 16 4095\n" + (WIDE * 16).astype(">u2").tobytes(), {}),
+        (write_tiff(WIDE * 16, bits=12), {}),
+        (write_tiff(WIDE * 257), {}),
+        (write_tiff(65535 - WIDE * 257, is_white_zero=True), {}),
+        (encode(GREYS.astype(np.float32) / 255, "TIFF"), {}),
+        (encode(WIDE * 16), {"pixel_range": [0, 4080]}),
+        (encode(GREYS.astype(np.int32) * 257 - 1000, "TIFF"), {"pixel_range": [-1000, 64535]}),
+        (encode(GREYS.astype(np.float32) - 5, "TIFF"), {"pixel_range": [-5, 250]}),
+        (encode(GREYS), {"pixel_range": [0, 4095]}),  # of images with more than 8 bits only
+    ],
+)
+def test_more_than_8_bits(content, options):
+    pixels = decode(content, **options)
+    assert np.abs(pixels - GREYS).max() <= 1, pixels[0, 0]
+
+
+def test_values_outside_the_range_are_black_and_white():
+    pixels = decode(encode(np.tile(np.arange(16, dtype=np.float32), (16, 1)), "TIFF"), pixel_range=[4, 9])
+    assert pixels[0, 0].tolist() == [0] * 5 + [51, 102, 153, 204] + [255] * 7
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            encode(WIDE * 16),
+            r"\[train\], row 3: the pixels have 16 bits, but values from 0 to 4080 .*pixel_range",
+        ),
+        (encode(GREYS.astype(np.int32) * 257, "TIFF"), r"integers of 32 bits, from 0 to 65535\. Set pixel_range"),
+        (encode(GREYS.astype(np.float32), "TIFF"), r"numbers from 0 to 255, not from 0 to 1\. Set pixel_range"),
+        (encode(GREYS - np.float32(1), "TIFF"), r"numbers from -1 to 254, not from 0 to 1\. Set pixel_range"),
+        (encode(np.full((16, 16), np.nan, np.float32), "TIFF"), "pixels that are not finite"),
+    ],
+)
+def test_ranges_that_are_not_stated(content, message):
+    with pytest.raises(ValueError, match=message):
+        decode(content)
+
+
+def test_range_errors_name_the_file(tmp_path):
+    (tmp_path / "x.png").write_bytes(encode(WIDE * 16))
+    with pytest.raises(ValueError, match=r"row 3 \(.*x\.png\): the pixels have 16 bits"):
+        decode(None, tmp_path / "x.png")
+
+
 def test_centre_crop_keeps_the_aspect_ratio():
     args = ImageDataArguments("x", crop_pct=0.875, interpolation="bilinear")
     processor = build_image_processor(args, 224, None)
@@ -314,6 +405,18 @@ def test_classes_are_those_of_the_whole_split(tmp_path):
     assert len(take_samples(args, split, 2)) == 2
 
 
-def test_image_std_must_be_positive():
-    with pytest.raises(ValueError, match="image_std"):
-        ImageDataArguments("data", image_std=[0.5, 0.0, 0.5])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std is .*above 0"),
+        ({"image_std": [0.5, math.nan, 0.5]}, "image_std is .*finite"),
+        ({"image_mean": [0.5, math.inf, 0.5]}, "image_mean is .*finite"),
+        ({"pixel_range": [0]}, "pixel_range is .*two numbers"),
+        ({"pixel_range": [5, 5]}, "white must be above black"),
+        ({"pixel_range": [0, math.inf]}, "white must be above black, and finite"),
+        ({"pixel_range": [0, math.nan]}, "pixel_range is .*two numbers"),
+    ],
+)
+def test_wrong_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ImageDataArguments("data", **changes)

@@ -321,6 +321,8 @@ def test_without_augmentation_clips_are_normalised():
         ({"random_erasing": 1.5}, "it is a probability"),
         ({"rand_augment_magnitude": 11.0}, "between 0 and 10"),
         ({"mixup_alpha": -1.0}, "must not be negative"),
+        ({"cutmix_alpha": math.nan}, "must be finite"),
+        ({"image_std": [1.0, math.nan, 1.0]}, "image_std is .*finite"),
         ({"random_crop_scale": [0.5]}, "two numbers"),
         ({"image_mean": [0.5]}, "one per colour"),
         ({"video_column": "label"}, "they are two columns"),

@@ -127,9 +127,6 @@ def test_json_is_strict(trainer, tmp_path):
         (["--num_train_epochs", "0"], "num_train_epochs is 0.*above 0"),
         (["--num_train_epochs", "nan"], "num_train_epochs is nan.*above 0"),
         (["--host.num_attention_heads", "3"], "host.hidden_size is 16, which host.num_attention_heads 3 does not"),
-        (["--classifier_init_scale", ".nan"], "classifier_init_scale is nan; it must be a finite number"),
-        (["--label_smoothing_factor", "-0.1"], r"label_smoothing_factor is -0\.1; it must lie in \[0, 1\)"),
-        (["--image_std", "[.nan, 1, 1]"], r"image_std is \[nan, 1.*"),
         (["--eval_split", "validation"], r"eval_split is 'validation': .*nknown split.*Set eval_split to one of them"),
     ],
 )

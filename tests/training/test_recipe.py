@@ -179,13 +179,14 @@ def test_host_is_named_by_its_checkpoint(read, tmp_path, name):
 
 
 def test_published_host_on_the_command_line_has_its_own_sizes(read, caplog):
-    text = "host:\n  hidden_size: 128\n  patch_size: 8\n"
+    text = "host:\n  hidden_size: 128\n  patch_size: 8\n  hidden_dropout_prob: 0.1\n"
     with caplog.at_level("WARNING", logger="hf_frozen_llm"):
         recipe = read(text, "--host.image_size", "64", "--host.name_or_path", "google/vit-base-patch16-224")
-    assert recipe.host == {"image_size": 64, "name_or_path": "google/vit-base-patch16-224"}
+    named = {"image_size": 64, "name_or_path": "google/vit-base-patch16-224"}
+    assert recipe.host == {"hidden_dropout_prob": 0.1, **named}
     assert "host.hidden_size, host.patch_size of the recipe are left out" in caplog.text
     none = read(text, "--host.name_or_path", "null").host
-    assert none == {"hidden_size": 128, "patch_size": 8, "name_or_path": None}
+    assert none == {"hidden_size": 128, "patch_size": 8, "hidden_dropout_prob": 0.1, "name_or_path": None}
     published = "host:\n  name_or_path: a/b\n  hidden_dropout_prob: 0.1\n"
     assert read(published, "--host.name_or_path", "c/d").host == {"hidden_dropout_prob": 0.1, "name_or_path": "c/d"}
 

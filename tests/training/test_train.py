@@ -393,6 +393,11 @@ def test_labels_are_smoothed_in_training_only():
         (["--label_column", "class"], "has no column 'class'"),
         (["--learning_rate_scales", "{'vit(': 2}"], r"learning_rate_scales: 'vit\(' is no regular expression"),
         (["--eval_split", "validation"], "validation.* could not be loaded"),
+        (["--image_std", "[.nan, 1, 1]"], "image_std is .*finite"),
+        (["--label_smoothing_factor", "-0.1"], r"label_smoothing_factor is -0\.1; it must lie in"),
+        (["--label_smoothing_factor", ".nan"], "label_smoothing_factor is nan; it must lie in"),
+        (["--classifier_init_scale", ".nan"], "classifier_init_scale is nan; it must be finite"),
+        (["--classifier_init_scale", "-1"], r"classifier_init_scale is -1\.0; it must be finite, and not negative"),
     ],
 )
 def test_contradictions_are_refused(recipe, tmp_path, overrides, message):

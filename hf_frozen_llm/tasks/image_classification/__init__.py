@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Image classification: labelled images from the Hub, a folder or parquet files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -11,12 +12,14 @@ import numpy as np
 # Not the top-level name: before transformers 5.20 that one requires torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, load_rows, select_columns
+from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, select_columns
+from hf_frozen_llm.data.folders import load_files_or_rows
 from hf_frozen_llm.modeling.modeling_vision_with_llm_block import VisionWithLLMBlockForImageClassification
 from hf_frozen_llm.modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
 from hf_frozen_llm.tasks.image_classification.corruptions import CORRUPTIONS, SEVERITIES
 from hf_frozen_llm.tasks.image_classification.data import (
+    FOLDER_SUFFIXES,
     IMAGE_SUFFIXES,
     ImageTransform,
     build_augmentation,
@@ -43,6 +46,9 @@ class ImageDataArguments(ClassificationArguments):
             Mean of the channels. By default ImageNet's, or that of the published host the model starts from.
         image_std (`list[float]`, *optional*):
             Standard deviation of the channels, with the same default.
+        pixel_range (`list[float]`, *optional*):
+            Values of black and white in images with one channel of more than 8 bits, such as `[0, 4095]` for 12 bits.
+            By default the range of the type: 0 to 65535 for 16 bits, 0 to 1 for floating-point numbers.
         interpolation (`"bicubic"` or `"bilinear"`, *optional*, defaults to `"bicubic"`):
             How images are resized.
         crop_pct (`float`, *optional*):
@@ -65,13 +71,14 @@ class ImageDataArguments(ClassificationArguments):
     input_key: ClassVar[str] = "image_column"
     evaluation_keys: ClassVar[tuple[str, ...]] = (
         *ClassificationArguments.evaluation_keys,
-        *("image_column", "corruption", "corruption_severity"),
+        *("image_column", "pixel_range", "corruption", "corruption_severity"),
     )
 
     image_column: str = "image"
     image_size: int | None = None
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
+    pixel_range: list[float] | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop_pct: float | None = None
     random_crop_scale: list[float] | None = None
@@ -84,6 +91,10 @@ class ImageDataArguments(ClassificationArguments):
         self.check_at_least_one("image_size")
         self.check_colours()
         self.check_range("random_crop_scale", 0, 1, "[0.08, 1.0]")
+        if self.pixel_range is not None:
+            self.check_range("pixel_range", -math.inf, math.inf, "[0, 4095]")
+            if not self.pixel_range[0] < self.pixel_range[1] < math.inf:
+                raise ValueError(f"pixel_range is {self.pixel_range}; white must be above black, and finite.")
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct is {self.crop_pct}; it must lie in (0, 1].")
         if self.corruption is not None and self.corruption not in CORRUPTIONS:
@@ -122,7 +133,8 @@ class ImageClassification(ClassificationTask):
 
     @classmethod
     def read(cls, args: ImageDataArguments, split: str, with_targets: bool = True) -> HFDataset:
-        rows = select_columns(args, split, load_rows(args, split), column_keys(args, with_targets))
+        rows = load_files_or_rows(args, split, datasets.Image(decode=False), FOLDER_SUFFIXES, with_targets)
+        rows = select_columns(args, split, rows, column_keys(args, with_targets))
         return keep_encoded(args, split, rows, "image_column", datasets.Image(decode=False))
 
     @classmethod

@@ -14,7 +14,8 @@ import torch
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 from hf_frozen_llm.data.augmentation import erase_randomly, mix, rand_augment
-from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, load_rows, select_columns
+from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, select_columns
+from hf_frozen_llm.data.folders import load_files_or_rows
 from hf_frozen_llm.modeling.modeling_videomae_with_llm_block import VideoMAEWithLLMBlockForVideoClassification
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
 from hf_frozen_llm.tasks.task import Batch
@@ -112,8 +113,8 @@ class VideoDataArguments(ClassificationArguments):
         if not 0 <= self.rand_augment_magnitude <= 10:
             raise ValueError(f"rand_augment_magnitude is {self.rand_augment_magnitude}; it must lie between 0 and 10.")
         for name in ("rand_augment_ops", "mixup_alpha", "cutmix_alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite, and it must not be negative.")
 
 
 class VideoClassification(ClassificationTask):
@@ -137,7 +138,7 @@ class VideoClassification(ClassificationTask):
         if Path(split).suffix in (".json", ".csv"):
             rows = load_annotations(args, split)
         else:
-            rows = load_rows(args, split)
+            rows = load_files_or_rows(args, split, datasets.Video(decode=False), VIDEO_SUFFIXES, with_targets)
         rows = select_columns(args, split, rows, column_keys(args, with_targets))
         return keep_encoded(args, split, rows, "video_column", datasets.Video(decode=False))
 

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,14 @@ if TYPE_CHECKING:
     from hf_frozen_llm.tasks.video_classification import VideoDataArguments
 
 INSTALL = "pip install 'hf_frozen_llm[video]'"
+# By the degrees, counterclockwise.
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 # Folder of the published videos of Something-Something V2.
 SSV2_FOLDER = "20bn-something-something-v2"
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+VIDEO_SUFFIXES = (
+    *(".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob"),
+    *(".webm", ".wmv", ".3gp"),
+)
 
 
 def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
@@ -56,33 +62,11 @@ def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
     file = folder / split
     videos = folder / SSV2_FOLDER if (folder / SSV2_FOLDER).is_dir() else folder
     names = None
-    labels: list[Any]
     if file.suffix == ".csv":
-        text = file.read_text(encoding="utf-8")
-        delimiter = "," if "," in text.partition("\n")[0] else " "
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
-        if any(len(row) != 2 for row in rows):
-            raise ValueError(f"{where}: each row must be a path and a label, separated by a space or a comma.")
-        paths = [videos / path for path, _ in rows]
-        labels = [label for _, label in rows]
-        if all(label.isdecimal() for label in labels):
-            labels = [int(label) for label in labels]
+        given, labels = read_csv(file, where)
     else:
-        try:
-            rows = json.loads(file.read_text(encoding="utf-8"))
-            paths = [videos / f"{row['id']}.webm" for row in rows]
-            labels = [row["template"].replace("[", "").replace("]", "") for row in rows]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{where}: not a list of annotations with `id` and `template`, as Something-Something V2 has them: "
-                f"{error!r}"
-            ) from error
-        classes = file.with_name("labels.json")
-        if classes.is_file():
-            numbers = json.loads(classes.read_text(encoding="utf-8"))
-            names = sorted(numbers, key=lambda name: int(numbers[name]))
-            if unknown := sorted(set(labels) - set(names)):
-                raise ValueError(f"{where}: {classes.name} does not have the class {unknown[0]!r}.")
+        given, labels, names = read_something_something(file, where)
+    paths = [videos / path for path in given]
     if missing := [path for path in paths if not path.is_file()]:
         raise FileNotFoundError(
             f"{where}: {len(missing)} of {len(paths)} videos are missing, the first is {missing[0]}."
@@ -94,6 +78,52 @@ def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
     columns = {args.video_column: [str(path) for path in paths], args.label_column: labels}
     rows = datasets.Dataset.from_dict(columns, features=features)
     return rows.to_iterable_dataset() if args.streaming else rows
+
+
+def read_csv(file: Path, where: str) -> tuple[list[str], list[Any]]:
+    """Return the paths and the labels of a list with a path and a label in each row."""
+    text = read_utf8(file, where)
+    first = text.partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if mark in first), " ")
+    lines = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    rows = [cells for line in lines if (cells := [cell.strip() for cell in line if cell.strip()])]
+    if any(len(row) != 2 for row in rows):
+        raise ValueError(f"{where}: each row must be a path and a label, separated by a space or a comma.")
+    labels: list[Any] = [label for _, label in rows]
+    if all(label.isdecimal() for label in labels):
+        labels = [int(label) for label in labels]
+    return [path for path, _ in rows], labels
+
+
+def read_something_something(file: Path, where: str) -> tuple[list[str], list[str], list[str] | None]:
+    """Return the paths, the labels and, if `labels.json` lists them, the classes of Something-Something V2."""
+    try:
+        rows = json.loads(read_utf8(file, where))
+        paths = [f"{row['id']}.webm" for row in rows]
+        labels = [row["template"].replace("[", "").replace("]", "") for row in rows]
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{where}: not a list of annotations with `id` and `template`, as Something-Something V2 has them: "
+            f"{error!r}"
+        ) from error
+    classes = file.with_name("labels.json")
+    if not classes.is_file():
+        return paths, labels, None
+    try:
+        numbers = json.loads(read_utf8(classes, where))
+        names = sorted(numbers, key=lambda name: int(numbers[name]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {classes} does not give the number of each class: {error}") from error
+    if unknown := sorted(set(labels) - set(names)):
+        raise ValueError(f"{where}: {classes.name} does not have the class {unknown[0]!r}.")
+    return paths, labels, names
+
+
+def read_utf8(file: Path, where: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # Excel begins files with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: {file} is not in UTF-8 ({error}). Save it in UTF-8.") from error
 
 
 def build_video_processor(
@@ -187,20 +217,54 @@ def read_frames(video: Mapping[str, Any], choose: Callable[[int], np.ndarray]) -
 
     try:
         with open_video() as container:
-            if not container.streams.video:
-                raise ValueError("the file has no video stream")
-            stated = container.streams.video[0].frames
-            # WebM headers have no frame count; each packet is a frame, except for hidden ones.
-            total = stated or sum(packet.size > 0 for packet in container.demux(video=0))
+            stream = find_stream(container)
+            entries = list_entries(stream)
+            stated = len(entries) or stream.frames
+            if entries:
+                total = sum(not entry.is_discard for entry in entries)
+            else:
+                # WebM headers have no frame count; each packet is a frame, except for hidden ones.
+                total = stated or sum(packet.size > 0 for packet in container.demux(stream))
         wanted = set(choose(total).tolist())
         frames, decoded = decode(open_video, wanted)
-        if len(frames) < len(wanted) and stated:
-            raise ValueError(f"the file is cut off: {decoded} of its {total} frames are there")
         if len(frames) < len(wanted):
+            if is_cut_off(open_video, stated):
+                raise ValueError(f"the file is cut off: {decoded} of its {total} frames are there")
+            # Frames that were cut from those before them, which they need, cannot be decoded.
             frames, _ = decode(open_video, set(choose(decoded).tolist()))
     except av.FFmpegError as error:
         raise ValueError(f"the video cannot be decoded: {error}") from error
     return frames
+
+
+def find_stream(container: Any) -> Any:
+    """Return the first video stream that is not a cover picture."""
+    from av.stream import Disposition
+
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    raise ValueError("the file has no video stream")
+
+
+def list_entries(stream: Any) -> list[Any]:
+    """
+    Return the index of a whole MP4 file, else nothing. Its edit list hides frames: the header counts them as well, and
+    the index marks those that only serve to decode others, and leaves out the rest.
+    """
+    is_whole = "mp4" in stream.container.format.name.split(",") and stream.frames > 0  # no index of later fragments
+    return list(getattr(stream, "index_entries", ())) if is_whole else []
+
+
+def is_cut_off(open_video: Callable[[], Any], stated: int) -> bool:
+    """Return whether a file has fewer packets than its header states, or a part of one."""
+    with open_video() as container:
+        number = 0
+        for packet in container.demux(find_stream(container)):
+            if packet.is_corrupt:
+                return True
+            number += packet.size > 0 or packet.dts is not None  # the last packet is empty
+        return number < stated
 
 
 def decode(open_video: Callable[[], Any], wanted: set[int]) -> tuple[dict[int, Image.Image], int]:
@@ -208,12 +272,23 @@ def decode(open_video: Callable[[], Any], wanted: set[int]) -> tuple[dict[int, I
     frames: dict[int, Image.Image] = {}
     number = -1
     with open_video() as container:
-        for number, frame in enumerate(container.decode(video=0)):
+        stream = find_stream(container)
+        for number, frame in enumerate(container.decode(stream)):
             if number in wanted:
-                frames[number] = frame.to_image()
+                frames[number] = to_shown_image(frame, stream.sample_aspect_ratio)
                 if len(frames) == len(wanted):
                     break
     return frames, number + 1
+
+
+def to_shown_image(frame: Any, pixel_ratio: Fraction | None) -> Image.Image:
+    """Return a frame as a player shows it: with square pixels, and turned as the file says."""
+    image = frame.to_image()
+    if pixel_ratio and pixel_ratio != 1:
+        image = image.resize((max(1, round(image.width * pixel_ratio)), image.height), Image.Resampling.BILINEAR)
+    # Not the matrix in `frame.side_data`, which says as well whether frames are mirrored: PyAV frees it too early.
+    turn = TURNS.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 class VideoTransform(ClassificationTransform):
