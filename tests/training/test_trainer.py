@@ -1,6 +1,9 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
+import json
+
 import pytest
 import torch
+from tiny_runs import TINY
 from torch.nn import functional as F
 from transformers import SwinConfig, TrainingArguments
 
@@ -15,6 +18,7 @@ from hf_frozen_llm import (
     ViTWithLLMBlockConfig,
     ViTWithLLMBlockForImageClassification,
 )
+from hf_frozen_llm.cli import main
 from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.tasks.classification import ClassificationLoss
 from hf_frozen_llm.tasks.image_classification import ImageDataArguments
@@ -121,6 +125,15 @@ def test_update_ratio_is_logged(has_layer, llm, tmp_path):
     logged = [entry.get("update_ratio") for entry in trainer.state.log_history]
     ratio = model.llm_block.update_ratio(entered[0][:1, :32]) if has_layer else 0.0
     assert (logged[0] or 0.0) == pytest.approx(ratio, rel=1e-3) and logged[1] is None
+
+
+def test_update_ratio_in_bf16(recipe, tmp_path):
+    """Tokens in bfloat16 enter a block in float32."""
+    flags = ["--bf16", "true", "--use_cpu", "true", "--logging_steps", "1", "--max_steps", "2"]
+    flags += ["--eval_strategy", "no", "--save_strategy", "no", "--output_dir", str(tmp_path / "run")]
+    main(["train", str(recipe), *TINY, *flags])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert all(0 < entry["update_ratio"] < 1000 for entry in results["log_history"] if "loss" in entry)
 
 
 def test_trainer_scales_its_optimizer(llm, tmp_path):
