@@ -14,13 +14,11 @@ from llm_files import write_llm
 from safetensors.torch import load_file
 from tiny_llms import tiny_config, tiny_llm
 from tiny_runs import CLASSES, TINY, write_image_folder
-from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_frozen_llm import ViTWithLLMBlockForImageClassification
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.tasks.classification import ClassificationLoss
 from hf_frozen_llm.training.resume import find_defect, last_complete_checkpoint
 
 
@@ -365,14 +363,6 @@ def test_gradient_accumulation_is_exact(recipe, tmp_path):
     for one, other in zip(whole["log_history"][:2], parts["log_history"][:2]):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
-
-
-def test_labels_are_smoothed_in_training_only():
-    logits, labels = torch.randn(6, 5), torch.arange(6) % 5
-    loss = ClassificationLoss(0.1)
-    smoothed = F.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert torch.allclose(loss({"logits": logits}, labels), smoothed)
-    assert torch.allclose(loss({"logits": logits}, labels, num_items_in_batch=12), smoothed / 2)
 
 
 @pytest.mark.parametrize(

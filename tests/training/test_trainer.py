@@ -189,3 +189,11 @@ def test_evaluation_losses_are_not_smoothed():
     unlabelled = task.predict(lambda pixel_values: {"logits": pixel_values}, {**batch, "labels": None})
     assert all(set(record) == {"row", "labels", "probabilities"} for record in unlabelled)
     assert "labels" in batch, "a batch is left as it is"
+
+
+def test_labels_are_smoothed_in_training_only():
+    logits, labels = torch.randn(6, 5), torch.arange(6) % 5
+    loss = ClassificationLoss(0.1)
+    smoothed = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert torch.allclose(loss({"logits": logits}, labels), smoothed)
+    assert torch.allclose(loss({"logits": logits}, labels, num_items_in_batch=12), smoothed / 2)
