@@ -9,15 +9,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import datasets
 
+from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.data.datasets import HFDataset, find_local, load_rows
 
-
-if TYPE_CHECKING:
-    from hf_frozen_llm.tasks.classification import ClassificationArguments
 
 # The names that `datasets` accepts for the folder of a split.
 SPLIT_FOLDERS = {
@@ -32,26 +29,29 @@ TABLE_SUFFIXES = (".arrow", ".parquet", ".tar", ".zip")
 
 
 def load_files_or_rows(
-    args: "ClassificationArguments",
+    args: DataArguments,
     split: str,
+    column: str,
     feature: datasets.Image | datasets.Video,
     suffixes: Sequence[str],
-    with_targets: bool,
+    label_column: str | None,
 ) -> HFDataset:
     """
     Load one split of a local folder of files, or of any other data that `datasets` reads.
 
     Args:
-        args ([`ClassificationArguments`]):
-            Names the folder and the columns.
+        args ([`DataArguments`]):
+            Names the folder.
         split (`str`):
             A folder in it, a slice of one such as `train[:90%]`, or a sum of slices.
+        column (`str`):
+            The column of the files.
         feature (`datasets.Image` or `datasets.Video`):
             Feature of the column of files.
         suffixes (`Sequence[str]`):
             Suffixes of the files, in small letters.
-        with_targets (`bool`):
-            Whether the folders in the split are the classes; otherwise files at any depth are rows.
+        label_column (`str`, *optional*):
+            The column of the classes, which are the folders in the split. Without it, files at any depth are rows.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: the files, in the order of their paths, and their classes.
@@ -80,15 +80,15 @@ def load_files_or_rows(
         return load_rows(args, split, f"{kind}folder", data_files)
 
     names: list[str] = []
-    if with_targets:
+    if label_column is not None:
         names = sorted({find_class(root, folders[name], file, where) for name in files for file in files[name]})
         check_class_folders(folders, names, suffixes, where)
     chosen = take_slices(split, files)
-    features = datasets.Features({args.input_column: feature})
-    columns = {args.input_column: chosen}
-    if with_targets:
-        features[args.label_column] = datasets.ClassLabel(names=names)
-        columns[args.label_column] = [os.path.basename(os.path.dirname(file)) for file in chosen]
+    features = datasets.Features({column: feature})
+    columns = {column: chosen}
+    if label_column is not None:
+        features[label_column] = datasets.ClassLabel(names=names)
+        columns[label_column] = [os.path.basename(os.path.dirname(file)) for file in chosen]
     rows = datasets.Dataset.from_dict(columns, features=features)
     return rows.to_iterable_dataset() if args.streaming else rows
 

@@ -133,9 +133,10 @@ class ImageClassification(ClassificationTask):
 
     @classmethod
     def read(cls, args: ImageDataArguments, split: str, with_targets: bool = True) -> HFDataset:
-        rows = load_files_or_rows(args, split, datasets.Image(decode=False), FOLDER_SUFFIXES, with_targets)
+        feature, label_column = datasets.Image(decode=False), args.label_column if with_targets else None
+        rows = load_files_or_rows(args, split, args.input_column, feature, FOLDER_SUFFIXES, label_column)
         rows = select_columns(args, split, rows, column_keys(args, with_targets))
-        return keep_encoded(args, split, rows, "image_column", datasets.Image(decode=False))
+        return keep_encoded(args, split, rows, "image_column", feature)
 
     @classmethod
     def read_files(cls, args: ImageDataArguments, files: Sequence[str]) -> datasets.Dataset:

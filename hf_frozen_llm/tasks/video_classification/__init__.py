@@ -138,7 +138,9 @@ class VideoClassification(ClassificationTask):
         if Path(split).suffix in (".json", ".csv"):
             rows = load_annotations(args, split)
         else:
-            rows = load_files_or_rows(args, split, datasets.Video(decode=False), VIDEO_SUFFIXES, with_targets)
+            label_column = args.label_column if with_targets else None
+            feature = datasets.Video(decode=False)
+            rows = load_files_or_rows(args, split, args.input_column, feature, VIDEO_SUFFIXES, label_column)
         rows = select_columns(args, split, rows, column_keys(args, with_targets))
         return keep_encoded(args, split, rows, "video_column", datasets.Video(decode=False))
 
