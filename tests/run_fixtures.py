@@ -84,12 +84,13 @@ def finished_run(tmp_path_factory, recipe):
 
 
 @pytest.fixture
-def evaluate_on_two_processes(tmp_path):
-    """Evaluate a saved model as torchrun does on two devices; return its metrics."""
+def assert_same_on_two_processes(tmp_path):
+    """Evaluate a trained model as torchrun does on two devices; the metrics are those of the end of its training."""
 
-    def evaluate(folder: Path, *flags: str) -> dict[str, float]:
+    def assert_same(folder: Path) -> None:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        options = ["--output_file", str(tmp_path / "two.json"), "--use_cpu", "true", "--ddp_backend", "gloo", *flags]
+        options = ["--output_file", str(tmp_path / "two.json"), "--use_cpu", "true", "--ddp_backend", "gloo"]
+        options += ["--per_device_eval_batch_size", "5"]
         process = subprocess.run(
             [*launcher, "-m", "hf_frozen_llm", "evaluate", str(folder), *options],
             capture_output=True,
@@ -97,6 +98,9 @@ def evaluate_on_two_processes(tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert process.returncode == 0, process.stderr
-        return json.loads((tmp_path / "two.json").read_text())["metrics"]
+        one, two = (json.loads(f.read_text())["metrics"] for f in (folder / "results.json", tmp_path / "two.json"))
+        assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-5)
+        for name in ("eval_top1", "eval_top5"):
+            assert two[name] == one[name]
 
-    return evaluate
+    return assert_same

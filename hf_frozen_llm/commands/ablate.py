@@ -2,7 +2,6 @@
 """`hf-frozen-llm ablate`: train variants of a recipe, several seeds of each, and compare them."""
 
 import importlib.util
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,11 @@ from hf_frozen_llm.commands.ablation_plan import (
     read_tuned_values,
 )
 from hf_frozen_llm.commands.ablation_report import AblationReport, choose_values, is_at_end, write_report
-from hf_frozen_llm.commands.ablation_runs import PlannedRun, name_fields, read_results, read_scores, run_all
+from hf_frozen_llm.commands.ablation_runs import PlannedRun, name_fields, read_cells, read_scores, run_all
 from hf_frozen_llm.commands.report import count
 from hf_frozen_llm.metrics import Metric
 from hf_frozen_llm.plotting import new_figure
+from hf_frozen_llm.training.results import read_results
 
 
 def ablate(
@@ -185,7 +185,7 @@ def read_tuning_run(run: PlannedRun, metric: Metric) -> dict[str, Any]:
     row = {"variant": run.variant, **run.fields, "value": name_fields(run.value), "seed": run.seed}
     if not run.is_finished:
         return {**row, "status": "failed", score: math.nan}
-    scores = read_scores(json.loads((run.folder / "results.json").read_text(encoding="utf-8")))
+    scores = read_scores(read_results(run.results_file))
     is_finite = math.isfinite(scores[score]) and math.isfinite(scores["eval_loss"])
     return {**row, "status": "finished" if is_finite else "diverged", **scores}
 
@@ -224,7 +224,7 @@ def run_variants(runs: Sequence[PlannedRun], report: AblationReport, max_paralle
     def end(run: PlannedRun) -> str:
         text = f"failed, see {run.log}"
         if run.is_finished:
-            rows[run.folder] = {"variant": run.variant, **run.fields, "seed": run.seed, **read_results(run.folder)}
+            rows[run.folder] = {"variant": run.variant, **run.fields, "seed": run.seed, **read_cells(run)}
             text = describe_score(report.metric, rows[run.folder])
         else:
             report.failures[run.name] = run.log

@@ -16,8 +16,8 @@ import torch
 from transformers import AutoConfig
 
 from hf_frozen_llm.flops import count_flops
-from hf_frozen_llm.training.recipe import GROUPS
-from hf_frozen_llm.training.results import write_json
+from hf_frozen_llm.training.recipe import flatten_groups
+from hf_frozen_llm.training.results import RESULTS_FILE, read_results, write_json
 
 
 # Keys that do not change the results of a run.
@@ -57,7 +57,11 @@ class PlannedRun:
 
     @property
     def is_finished(self) -> bool:
-        return (self.folder / "results.json").is_file()
+        return self.results_file.is_file()
+
+    @property
+    def results_file(self) -> Path:
+        return self.folder / RESULTS_FILE
 
 
 def name_fields(fields: Mapping[str, str]) -> str:
@@ -71,7 +75,7 @@ def name_variant(variant: str, value: Mapping[str, str]) -> str:
 def refuse_other_settings(run: PlannedRun) -> None:
     """Refuse a folder that holds results, or the checkpoints of an interrupted run, of other settings."""
     if run.is_finished:
-        earlier = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))["recipe"]
+        earlier = read_results(run.results_file)["recipe"]
     elif any(run.folder.glob("checkpoint-*")) and (run.folder / "command.json").is_file():
         earlier = json.loads((run.folder / "command.json").read_text(encoding="utf-8"))["settings"]
     else:
@@ -81,16 +85,6 @@ def refuse_other_settings(run: PlannedRun) -> None:
     if changes := [name for name in names if before.get(name) != now.get(name)]:
         described = "; ".join(f"{name} was {before.get(name)!r}, and is {now.get(name)!r} now" for name in changes)
         raise ValueError(f"{run.folder} holds results of other settings: {described}. Choose another output_dir.")
-
-
-def flatten_groups(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in GROUPS and value is not None:
-            flat |= {name: "set", **{f"{name}.{field}": item for field, item in value.items()}}
-        else:
-            flat[name] = value
-    return flat
 
 
 def run_all(runs: Sequence[PlannedRun], max_parallel: int, title: str, report: Callable[[PlannedRun], str]) -> None:
@@ -173,9 +167,9 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_results(folder: Path) -> dict[str, Any]:
+def read_cells(run: PlannedRun) -> dict[str, Any]:
     """Return the cells of a finished run in `ablation.csv`."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(run.results_file)
     fields = dict(results["config"])
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     recipe = results["recipe"]

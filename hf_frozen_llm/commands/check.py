@@ -25,6 +25,7 @@ from hf_frozen_llm.data.datasets import hold_out, take_samples
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.training.recipe import read_recipe
+from hf_frozen_llm.training.results import RESULTS_FILE
 from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_resume
 from hf_frozen_llm.training.run import (
     Settings,
@@ -195,7 +196,7 @@ def check_output_dir(plan: Plan) -> None:
         raise OSError(
             f"output_dir is {str(folder)!r}, but {existing} cannot be written to: {error.strerror}."
         ) from error
-    if (folder / "results.json").is_file():
+    if (folder / RESULTS_FILE).is_file():
         plan.report.warnings.append(
             f"output_dir {folder} holds the results of an earlier run, which would be replaced."
         )

@@ -16,6 +16,7 @@ from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
 from hf_frozen_llm.training.results import (
+    RESULTS_FILE,
     collect_versions,
     describe_device,
     failing_run,
@@ -24,7 +25,6 @@ from hf_frozen_llm.training.results import (
     to_json,
     write_json,
 )
-from hf_frozen_llm.training.resume import RESULTS_FILE
 from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_eval_rows
 from hf_frozen_llm.training.train import count_eval_rows, count_parameters
 

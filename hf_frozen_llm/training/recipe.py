@@ -3,7 +3,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -176,6 +176,17 @@ def add_overrides(entries: dict[str, tuple[yaml.Node, str]], overrides: Sequence
         entries[key] = (compose(text, where) if text else yaml.ScalarNode("tag:yaml.org,2002:str", ""), where)
 
 
+def flatten_groups(settings: Mapping[str, Any], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+    """Return the settings of a recipe with one entry for each field of a group, such as `host.hidden_size`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in groups and value is not None:
+            flat |= {name: "set", **{f"{name}.{field}": item for field, item in value.items()}}
+        else:
+            flat[name] = value
+    return flat
+
+
 def leave_out_sizes(entries: dict[str, tuple[yaml.Node, str]], host: str) -> None:
     """Leave out a recipe's sizes of a host of its own: a published host, named on the command line, has its own."""
     if "host.name_or_path" in entries:
@@ -183,7 +194,7 @@ def leave_out_sizes(entries: dict[str, tuple[yaml.Node, str]], host: str) -> Non
     hosts = [name for name in entries if name.startswith("host.")]
     of_recipe = [name for name in hosts if "command line" not in entries[name][1]]
     values = {name: construct(entries[name][0]) for name in of_recipe}
-    names = [n for n, v in values.items() if n == "host.model_type" or (type(v) in (int, list))]
+    names = [n for n, v in values.items() if n == "host.model_type" or type(v) in (int, list)]
     if names:
         logger.warning(f"The host {host} has its own sizes: {', '.join(names)} of the recipe are left out.")
     for name in names:

@@ -18,6 +18,7 @@ import hf_frozen_llm
 
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "safetensors", "numpy")
+RESULTS_FILE = "results.json"
 
 
 def collect_versions() -> dict[str, str]:

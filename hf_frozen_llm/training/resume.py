@@ -12,7 +12,8 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_frozen_llm.training.arguments import RunArguments
-from hf_frozen_llm.training.results import read_results
+from hf_frozen_llm.training.recipe import flatten_groups
+from hf_frozen_llm.training.results import RESULTS_FILE, read_results
 from hf_frozen_llm.training.trainer import RECIPE_FILE
 
 
@@ -32,7 +33,6 @@ MAY_CHANGE = {
 }
 MAY_CHANGE_PREFIXES = ("eval_", "save_", "logging_", "log_", "hub_", "push_to_hub", "trackio_", "ddp_", "dataloader_")
 MAY_NOT_CHANGE = {"dataloader_drop_last"}
-RESULTS_FILE = "results.json"
 
 
 def find_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -144,7 +144,9 @@ def find_results(
         return None
     results = read_results(file)
     label2id = results.get("config", {}).get("label2id")
-    before, now = flatten({**results["recipe"], "label2id": label2id}), flatten(now)
+    # A checkpoint, too, has LoRA in one entry.
+    groups = ("host", "llm_block")
+    before, now = flatten_groups({**results["recipe"], "label2id": label2id}, groups), flatten_groups(now, groups)
     # A recipe holds only the keys that were given.
     before, now = ({name: one.get(name) for name in {**before, **now}} for one in (before, now))
     if checkpoint is not None:  # which may be that of a later run than the results
@@ -155,17 +157,6 @@ def find_results(
             "another run in another output_dir."
         )
     return results
-
-
-def flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the names of a checkpoint's: `host.hidden_size` for the entry of a group."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in ("host", "llm_block") and value is not None:
-            flat |= {name: "set", **{f"{name}.{field}": entry for field, entry in value.items()}}
-        else:
-            flat[name] = value
-    return flat
 
 
 def check_same_run(checkpoint: Path, now: dict[str, Any], resume_changes: str | None) -> list[str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_frozen_llm.training.lock import lock_output_dir
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.results import (
+    RESULTS_FILE,
     collect_versions,
     describe_device,
     failing_run,
@@ -19,7 +20,6 @@ from hf_frozen_llm.training.results import (
     to_json,
     write_json,
 )
-from hf_frozen_llm.training.resume import RESULTS_FILE
 from hf_frozen_llm.training.run import Run, build_training_arguments, prepare_run, resolve
 
 

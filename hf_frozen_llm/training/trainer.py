@@ -14,11 +14,12 @@ from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from transformers.utils import logging
 
+from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.tasks.task import Batch, Predict, Record
 from hf_frozen_llm.training.optimizer import scale_learning_rates
@@ -38,7 +39,7 @@ class TaskTrainer(Trainer):
     Train and evaluate a model of a task.
 
     Args:
-        model (`PreTrainedModel`):
+        model (`PreTrainedModelWithLLMBlock`):
             The model to train.
         args (`TrainingArguments`):
             The training arguments.
@@ -59,7 +60,7 @@ class TaskTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModelWithLLMBlock,
         args: TrainingArguments,
         *,
         task: Task,
@@ -83,6 +84,7 @@ class TaskTrainer(Trainer):
             **kwargs,
         )
         self.task = task
+        self.llm_block: Any = model._get_llm_block()
         self.layer_decay = layer_decay
         self.learning_rate_scales = learning_rate_scales or {}
         self.settings = settings
@@ -158,7 +160,7 @@ class TaskTrainer(Trainer):
     @contextmanager
     def _keeping_block_tokens(self) -> Iterator[None]:
         """Keep some tokens that enter the LLM block, whose layer can be called unless it is sharded or compiled."""
-        block = self.accelerator.unwrap_model(self.model)._get_llm_block()
+        block = self.llm_block
         is_changed = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.torch_compile
         if block is None or block.config.kind != "llm" or is_changed:
             yield
@@ -176,8 +178,7 @@ class TaskTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as Trainer does; beside the training loss, the block's `update_ratio` for a few tokens."""
         if "loss" in logs and self.block_tokens is not None:
-            block = self.accelerator.unwrap_model(self.model)._get_llm_block()
-            logs["update_ratio"] = float(f"{block.update_ratio(self.block_tokens):.4g}")
+            logs["update_ratio"] = float(f"{self.llm_block.update_ratio(self.block_tokens):.4g}")
         if "train_loss" in logs and self.progress.earlier_seconds > 0:
             seconds, steps = self.progress.seconds(), self.state.global_step
             samples_per_step = logs["train_samples_per_second"] / logs["train_steps_per_second"]
