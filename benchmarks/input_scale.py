@@ -20,8 +20,8 @@ import yaml
 
 RECIPE = "quickstart/vit_tiny_cifar10_smollm2.yaml"
 REFERENCE = "random balanced"
-LEARNING_RATES = "learning_rate=3e-4,1e-3,3e-3"
-STEPS, SEEDS = 800, 5
+LEARNING_RATES = "learning_rate=1e-4,3e-4,1e-3,3e-3"
+STEPS, SEEDS = 500, 5
 # What is also read out under shift, and with less data.
 MAIN = [
     "plain ViT",
