@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Register this package's classes with the Auto classes of transformers."""
+"""Register this package's classes with the Auto classes of transformers, and list the models that tasks train."""
 
 from transformers import (
     AutoBackbone,
@@ -27,8 +27,17 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 
+
+# by model type: the class that its task trains
+TASK_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
+    "vit_with_llm_block": ViTWithLLMBlockForImageClassification,
+    "vision_with_llm_block": VisionWithLLMBlockForImageClassification,
+    "videomae_with_llm_block": VideoMAEWithLLMBlockForVideoClassification,
+    "point_bert_with_llm_block": PointBertWithLLMBlockForPointCloudClassification,
+}
 
 AutoConfig.register("llm_block", LLMBlockConfig, exist_ok=True)
 AutoModel.register(LLMBlockConfig, LLMBlock, exist_ok=True)

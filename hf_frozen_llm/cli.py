@@ -213,7 +213,7 @@ def layer(
 
     if output is not None:
         extract_layers(llm, layer_index or [-1], output, revision)
-    print_facts(describe_llm(llm if output is None else output, (layer_index or [-1])[0], revision))
+    print_facts(describe_llm(llm if output is None else output, layer_index[0] if layer_index else None, revision))
 
 
 @app.command()

@@ -7,14 +7,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_frozen_llm.tasks import find_task
-from hf_frozen_llm.training.lora import add_lora
+from hf_frozen_llm.auto import TASK_MODELS
 
 
 def build_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
     """Build the task model of a configuration without its weights."""
     with torch.device("meta"):
-        return find_task(config.model_type).models[config.model_type](config)
+        return TASK_MODELS[config.model_type](config)
 
 
 def count_flops(
@@ -41,6 +40,8 @@ def count_flops(
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         model.eval()(**inputs)
     if lora is not None:
+        from hf_frozen_llm.training.lora import add_lora  # imports peft, which takes long
+
         with torch.device("meta"):
             add_lora(model, lora)
     with FlopCounterMode(display=False) as step:

@@ -45,6 +45,13 @@ def test_import_is_light():
     assert run.stderr == "", run.stderr
 
 
+def test_describing_commands_are_light():
+    """`info` and `layer` need no data and no training, whose imports take seconds."""
+    probe = "import sys, hf_frozen_llm.commands.info, hf_frozen_llm.commands.layer; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", probe], text=True).split()
+    assert not set(modules) & {"datasets", "evaluate", "peft", "matplotlib", "pandas", "transformers.trainer"}
+
+
 def test_commands_are_exported():
     """Each is the function behind the verb of the same name, for use in Python."""
     names = ["ablate", "check", "convert_released_checkpoint", "evaluate", "predict", "train"]

@@ -25,7 +25,7 @@ from hf_frozen_llm.data.datasets import hold_out, take_samples
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.training.recipe import read_recipe
-from hf_frozen_llm.training.results import RESULTS_FILE
+from hf_frozen_llm.training.results import RESULTS_FILE, count_parameters
 from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_resume
 from hf_frozen_llm.training.run import (
     Settings,
@@ -37,7 +37,6 @@ from hf_frozen_llm.training.run import (
     read_eval_rows,
     resolve,
 )
-from hf_frozen_llm.training.train import count_parameters
 
 
 def check(

@@ -15,10 +15,7 @@ from hf_frozen_llm.flops import build_on_meta, count_flops
 from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 from hf_frozen_llm.modeling.llm_layer_reader import digest_tensors, find_saved_layer
-from hf_frozen_llm.tasks import find_task
-from hf_frozen_llm.tasks.classification import ClassificationTask
-from hf_frozen_llm.training.evaluate import refuse_missing_folder
-from hf_frozen_llm.training.train import count_parameters
+from hf_frozen_llm.training.results import count_parameters, refuse_missing_folder
 
 
 UNKNOWN = "unknown"
@@ -51,7 +48,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
     model = build_on_meta(config)
     host = getattr(config, "vision_config", config)
     architecture = (config.architectures or [type(model).__name__])[0]
-    has_classes = issubclass(find_task(config.model_type), ClassificationTask)
+    has_classes = type(model).__name__.endswith("Classification")
     facts = {
         "model": f"{architecture} ({config.model_type})" + (f", {config.num_labels} labels" if has_classes else ""),
         "host": ", ".join(

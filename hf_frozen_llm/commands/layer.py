@@ -15,13 +15,14 @@ from hf_frozen_llm.modeling.llm_conversion import find_keys
 from hf_frozen_llm.modeling.llm_layer import LLMLayers, build_llm_layers
 
 
-def describe_llm(name_or_path: str, layer_index: int = -1, revision: str | None = None) -> dict[str, str]:
+def describe_llm(name_or_path: str, layer_index: int | None = None, revision: str | None = None) -> dict[str, str]:
     """
     Describe a language model. Only the headers of its weights are read; of a `.bin` file, names and shapes.
 
     Args:
         name_or_path (`str`): Hub id, folder or `.gguf` file, as `llm_block.llm_name_or_path`.
-        layer_index (`int`, *optional*, defaults to -1): the layer whose parameters and bytes are counted.
+        layer_index (`int`, *optional*): the layer whose parameters and bytes are counted; by default the last one
+            that is there.
         revision (`str`, *optional*): branch, tag or commit.
 
     Returns:
@@ -32,15 +33,20 @@ def describe_llm(name_or_path: str, layer_index: int = -1, revision: str | None 
         `ValueError`: if its layers are not supported.
     """
     config, commit = load_llm_config(name_or_path, revision, {})
-    built = build_llm_layers(config, layer_index, torch.float32)
+    built = build_llm_layers(config, -1 if layer_index is None else layer_index, torch.float32)
+    num_layers = built.config.num_hidden_layers
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
+        stored = find_stored_layers(checkpoint, built, num_layers)
+        if layer_index is None and stored[-1] != built.indices[0]:
+            built = build_llm_layers(config, stored[-1], torch.float32)
         keys = find_layer_keys(checkpoint, built, built.layer_path(built.indices[0]), built.layers[0])
         sizes = [checkpoint.size_of(key) for key in keys.values()]
-    num_layers, parameters = built.config.num_hidden_layers, sum(p.numel() for p in built.layers.parameters())
+    parameters = sum(p.numel() for p in built.layers.parameters())
+    there = f"of which {', '.join(map(str, stored))} {'is' if len(stored) == 1 else 'are'} here"
     return {
         "language model": f"{name_or_path} at revision {commit or UNKNOWN}",
         "family": config.model_type,
-        "layers": f"{num_layers}, layer_index 0 to {num_layers - 1}",
+        "layers": f"{num_layers}, {there if len(stored) < num_layers else f'layer_index 0 to {num_layers - 1}'}",
         "hidden size": str(built.config.hidden_size),
         f"layer {built.indices[0]}": f"{parameters:,} parameters in {sum(size for size, _ in sizes):,} bytes",
         "stored as": ", ".join(sorted({kind for _, kind in sizes})),
@@ -100,9 +106,20 @@ def extract_layers(
         folder.replace(output)
 
 
+def find_stored_layers(checkpoint: LLMCheckpoint, built: LLMLayers, num_layers: int) -> list[int]:
+    """Return the indices of the layers that a checkpoint holds; all of them for one with older names."""
+    expected, prefix = set(built.layers[0].state_dict()), built.llm.base_model_prefix
+    indices = range(num_layers)
+    return [i for i in indices if checkpoint.keys_under(built.layer_path(i), expected, prefix)] or list(indices)
+
+
 def find_layer_keys(checkpoint: LLMCheckpoint, built: LLMLayers, path: str, module: torch.nn.Module) -> dict[str, str]:
     """Return the keys of the checkpoint by the names below the module's path."""
     keys = find_keys(checkpoint, path, set(module.state_dict()), built.llm.base_model_prefix, lambda: built.llm)
     if not keys:
-        raise ValueError(f"{checkpoint.name_or_path} has no tensors of {path}: the checkpoint lacks that layer.")
+        stored = find_stored_layers(checkpoint, built, built.config.num_hidden_layers)
+        raise ValueError(
+            f"{checkpoint.name_or_path} has no tensors of {path}: the checkpoint lacks that layer. It holds layer_index "
+            f"{', '.join(map(str, stored))}."
+        )
     return keys

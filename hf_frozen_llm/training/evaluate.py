@@ -18,15 +18,17 @@ from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
 from hf_frozen_llm.training.results import (
     RESULTS_FILE,
     collect_versions,
+    count_parameters,
     describe_device,
     failing_run,
     find_git_revision,
     read_results,
+    refuse_missing_folder,
     to_json,
     write_json,
 )
 from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_eval_rows
-from hf_frozen_llm.training.train import count_eval_rows, count_parameters
+from hf_frozen_llm.training.train import count_eval_rows
 
 
 # Keys that concern training data only.
@@ -117,17 +119,6 @@ def keep_other_results(file: Path, results: dict[str, Any]) -> Path | None:
 def was_host_frozen(model_name_or_path: str) -> bool:
     file = Path(model_name_or_path, RESULTS_FILE)
     return file.is_file() and bool(read_results(file)["recipe"].get("freeze_host"))
-
-
-def refuse_missing_folder(name_or_path: str) -> None:
-    """Refuse a path that looks local and is not there: asking the Hub for it takes half a minute, and misleads."""
-    path = Path(name_or_path).expanduser()
-    is_local = path.is_absolute() or name_or_path.startswith(".") or len(path.parts) != 2 or path.parent.is_dir()
-    if is_local and not path.exists():
-        raise FileNotFoundError(
-            f"{name_or_path} is neither a folder with a model nor a model on the Hub: there is no such folder, and "
-            "the name of a model on the Hub is `owner/name`."
-        )
 
 
 def read_evaluation_recipe(

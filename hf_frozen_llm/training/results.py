@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Write the results of a run: a JSON file beside the model."""
+"""Write the results of a run, a JSON file beside the model, and read them."""
 
 import json
 import math
@@ -13,12 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 import hf_frozen_llm
 
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "safetensors", "numpy")
 RESULTS_FILE = "results.json"
+
+
+def refuse_missing_folder(name_or_path: str) -> None:
+    """Refuse a path that looks local and is not there: asking the Hub for it takes half a minute, and misleads."""
+    path = Path(name_or_path).expanduser()
+    is_local = path.is_absolute() or name_or_path.startswith(".") or len(path.parts) != 2 or path.parent.is_dir()
+    if is_local and not path.exists():
+        raise FileNotFoundError(
+            f"{name_or_path} is neither a folder with a model nor a model on the Hub: there is no such folder, and "
+            "the name of a model on the Hub is `owner/name`."
+        )
+
+
+def count_parameters(model: PreTrainedModel) -> dict[str, int]:
+    total, trainable = model.num_parameters(), model.num_parameters(only_trainable=True)
+    return {"total": total, "trainable": trainable, "frozen": total - trainable}
 
 
 def collect_versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.results import (
     RESULTS_FILE,
     collect_versions,
+    count_parameters,
     describe_device,
     failing_run,
     find_git_revision,
@@ -95,11 +96,6 @@ def train_run(run: Run) -> dict[str, Any]:
 def count_eval_rows(run: Run) -> int | None:
     """Return the rows that the run was evaluated on; `None` without evaluation, or for a stream."""
     return None if run.eval_dataset is None or run.task.args.streaming else len(run.eval_dataset.rows)
-
-
-def count_parameters(model: PreTrainedModel) -> dict[str, int]:
-    total, trainable = model.num_parameters(), model.num_parameters(only_trainable=True)
-    return {"total": total, "trainable": trainable, "frozen": total - trainable}
 
 
 def describe_model(model: PreTrainedModel) -> str:

@@ -58,7 +58,13 @@ def test_layers_in_a_folder_of_their_own(folder, tmp_path):
         assert all(torch.equal(t, ours.llm_layers.state_dict()[n]) for n, t in theirs.llm_layers.state_dict().items())
     with pytest.raises(ValueError, match=r"holds no tensors of layers\.0"):
         build(output, layer_index=0)
-    assert describe_llm(str(output), 1)["licence"] == "mit"
+    facts = describe_llm(str(output))
+    assert facts["licence"] == "mit" and facts["layers"] == "3, of which 1, 2 are here" and "layer 2" in facts
+    with pytest.raises(ValueError, match=r"no tensors of layers\.0: .* It holds layer_index 1, 2\."):
+        describe_llm(str(output), 0)
+    extract_layers(str(folder), [0], tmp_path / "first")
+    first = describe_llm(str(tmp_path / "first"))
+    assert first["layers"] == "3, of which 0 is here" and "layer 0" in first
     with pytest.raises(FileExistsError, match="extract into a new or empty folder"):
         extract_layers(str(folder), [1], output)
 

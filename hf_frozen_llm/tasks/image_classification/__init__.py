@@ -12,10 +12,9 @@ import numpy as np
 # Not the top-level name: before transformers 5.20 that one requires torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, select_columns
 from hf_frozen_llm.data.folders import load_files_or_rows
-from hf_frozen_llm.modeling.modeling_vision_with_llm_block import VisionWithLLMBlockForImageClassification
-from hf_frozen_llm.modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
 from hf_frozen_llm.tasks.image_classification.corruptions import CORRUPTIONS, SEVERITIES
 from hf_frozen_llm.tasks.image_classification.data import (
@@ -125,10 +124,7 @@ class ImageClassification(ClassificationTask):
 
     name = "image-classification"
     arguments = ImageDataArguments
-    models = {
-        "vit_with_llm_block": ViTWithLLMBlockForImageClassification,
-        "vision_with_llm_block": VisionWithLLMBlockForImageClassification,
-    }
+    models = {name: TASK_MODELS[name] for name in ("vit_with_llm_block", "vision_with_llm_block")}
     suffixes = IMAGE_SUFFIXES
 
     @classmethod

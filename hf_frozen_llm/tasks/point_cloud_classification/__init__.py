@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 import torch
 
+from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.datasets import Example, HFDataset
-from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
 from hf_frozen_llm.modeling.point_files import POINT_SUFFIXES
 from hf_frozen_llm.modeling.point_groups import gather_points, sample_farthest_points
 from hf_frozen_llm.modeling.processing_point_bert_with_llm_block import PointCloudProcessor
@@ -98,7 +98,7 @@ class PointCloudClassification(ClassificationTask):
 
     name = "point-cloud-classification"
     arguments = PointDataArguments
-    models = {"point_bert_with_llm_block": PointBertWithLLMBlockForPointCloudClassification}
+    models = {"point_bert_with_llm_block": TASK_MODELS["point_bert_with_llm_block"]}
     suffixes = POINT_SUFFIXES
 
     def __init__(self, args: PointDataArguments, processor: PointCloudProcessor, config: Any):

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
+from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.augmentation import erase_randomly, mix, rand_augment
 from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, select_columns
 from hf_frozen_llm.data.folders import load_files_or_rows
-from hf_frozen_llm.modeling.modeling_videomae_with_llm_block import VideoMAEWithLLMBlockForVideoClassification
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
 from hf_frozen_llm.tasks.task import Batch
 from hf_frozen_llm.tasks.video_classification.data import (
@@ -122,7 +122,7 @@ class VideoClassification(ClassificationTask):
 
     name = "video-classification"
     arguments = VideoDataArguments
-    models = {"videomae_with_llm_block": VideoMAEWithLLMBlockForVideoClassification}
+    models = {"videomae_with_llm_block": TASK_MODELS["videomae_with_llm_block"]}
     suffixes = VIDEO_SUFFIXES
 
     def __init__(self, args: VideoDataArguments, processor: VideoMAEImageProcessorPil, config: Any):
