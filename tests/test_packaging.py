@@ -110,23 +110,34 @@ def test_modeling_registers_nothing(path: Path):
             assert node.func.attr not in {"register", "register_for_auto_class"}, f"{path.name}:{node.lineno}"
 
 
-def declared_packages() -> tuple[set[str], set[str]]:
-    """The distributions in setup.py's `install_requires`, and those in its extras."""
+def declared_packages() -> tuple[set[str], set[str], set[str]]:
+    """The distributions in setup.py's `install_requires`, those in its extras, and those only in the extra `dev`."""
     tree = ast.parse((REPO / "setup.py").read_text(encoding="utf-8"))
     requires = next(n.value for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "install_requires")
-    extras = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "EXTRAS")
-    lists = [ast.literal_eval(requires), [line for lines in ast.literal_eval(extras).values() for line in lines]]
-    required, optional = (
+    assigned = {ast.unparse(n.targets[0]): n.value for n in tree.body if isinstance(n, ast.Assign)}
+    extras, dev = assigned["EXTRAS"], assigned["EXTRAS['dev']"]
+    lists = [
+        ast.literal_eval(requires),
+        [line for lines in ast.literal_eval(extras).values() for line in lines],
+        [node.value for node in dev.elts if isinstance(node, ast.Constant)],
+    ]
+    required, optional, for_development = (
         {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in lines} for lines in lists
     )
-    return required, optional
+    return required, optional, for_development
 
 
-@pytest.mark.parametrize("folder", ["hf_frozen_llm", "modeling", "recipes"])
+@pytest.mark.parametrize("folder", ["hf_frozen_llm", "modeling", "recipes", "examples", "benchmarks", "tests", ".ci"])
 def test_imports_are_declared(folder):
-    """Modules import only required packages at the top; functions and branches may import extras."""
-    required, optional = declared_packages()
+    """
+    Modules import only required packages at the top; functions and branches may import extras, and what is not
+    installed with the package may import everything that the extra `dev` brings.
+    """
+    required, optional, for_development = declared_packages()
+    is_installed = folder in ("hf_frozen_llm", "modeling", "recipes")
     distributions = importlib.metadata.packages_distributions()
+    scripts = {path.stem for name in ("examples", "benchmarks", "tests") for path in (REPO / name).rglob("*")}
+    ours = {"hf_frozen_llm"} if is_installed else {"hf_frozen_llm"} | scripts
     for path in sorted((REPO / folder).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -136,8 +147,9 @@ def test_imports_are_declared(folder):
                 packages = {node.module.partition(".")[0]}
             else:
                 continue
-            allowed = required if node in tree.body else required | optional
-            for package in packages - sys.stdlib_module_names - {"hf_frozen_llm"}:
+            allowed = required if is_installed and node in tree.body else required | optional
+            allowed = allowed if is_installed else allowed | for_development
+            for package in packages - sys.stdlib_module_names - ours:
                 names = {name.lower().replace("_", "-") for name in distributions[package]}
                 where = f"{path.relative_to(REPO)}:{node.lineno}"
                 assert names & allowed, f"{where}: {package} is not declared in setup.py"

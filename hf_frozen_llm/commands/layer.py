@@ -119,7 +119,7 @@ def find_layer_keys(checkpoint: LLMCheckpoint, built: LLMLayers, path: str, modu
     if not keys:
         stored = find_stored_layers(checkpoint, built, built.config.num_hidden_layers)
         raise ValueError(
-            f"{checkpoint.name_or_path} has no tensors of {path}: the checkpoint lacks that layer. It holds layer_index "
-            f"{', '.join(map(str, stored))}."
+            f"{checkpoint.name_or_path} has no tensors of {path}: the checkpoint lacks that layer. It holds "
+            f"layer_index {', '.join(map(str, stored))}."
         )
     return keys

@@ -2,9 +2,11 @@
 import dataclasses
 
 import pytest
+import typer
 from tiny_hosts import HOSTS
 from transformers import TrainingArguments
 
+from hf_frozen_llm.cli import app
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.tasks.image_classification import ImageDataArguments
 from hf_frozen_llm.training.arguments import EvaluationArguments, ModelArguments, RunArguments
@@ -27,12 +29,21 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_keys_of_the_dataclasses_do_not_collide(task):
-    names = [
-        field.name
-        for cls in (ModelArguments, task.arguments, RunArguments, EvaluationArguments, TrainingArguments)
-        for field in dataclasses.fields(cls)
-    ]
+    classes = (ModelArguments, task.arguments, RunArguments, EvaluationArguments, TrainingArguments)
+    names = [field.name for cls in classes for field in dataclasses.fields(cls)]
+    names += ["host", "llm_block", "lora"]
     assert len(names) == len(set(names))
+
+
+def test_options_of_commands_are_no_keys_of_recipes():
+    """`output_dir` and `output_file` replace the keys of that name; any other key would not reach the run."""
+    arguments = [task.arguments for task in TASKS.values()]
+    classes = (ModelArguments, *arguments, RunArguments, EvaluationArguments, TrainingArguments)
+    keys = {field.name for cls in classes for field in dataclasses.fields(cls)}
+    for name, command in typer.main.get_command(app).commands.items():
+        if command.context_settings.get("ignore_unknown_options"):
+            options = {option.name for option in command.params} - {"recipe", "model"}
+            assert options & keys <= {"output_dir", "output_file"}, name
 
 
 @pytest.mark.parametrize(
