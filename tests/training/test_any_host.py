@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_hosts import HOSTS
-from tiny_runs import CLASSES, TINY_DINOV2, TINY_RUN, TINY_SWIN
+from tiny_runs import CLASSES, TINY_DINOV2, TINY_RUN, TINY_SWIN, write_image_folder
 from transformers import AutoModelForImageClassification, SwinConfig, SwinForImageClassification
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_frozen_llm.cli import main
 
@@ -127,6 +128,23 @@ def test_published_dinov2(recipe, dinov2, tmp_path):
     main(["evaluate", str(tmp_path / "run")])
     evaluated = json.loads((tmp_path / "run" / "eval_results.json").read_text())["metrics"]
     assert evaluated["eval_loss"] == results["metrics"]["eval_loss"]
+
+
+def test_fine_tuning_recipe(llm, tmp_path):
+    """The recipe that starts from a published ViT, on a folder of pictures; its sizes are the checkpoint's."""
+    HOSTS["vit"].published(image_size=24).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(tmp_path / "vit")
+    pictures = write_image_folder(tmp_path / "pictures", {"train": 24, "test": 12})
+    flags = ["--dataset_name", pictures, "--host.name_or_path", str(tmp_path / "vit"), "--use_cpu", "true"]
+    flags += ["--llm_block.llm_name_or_path", llm, "--num_train_epochs", "2", "--per_device_train_batch_size", "8"]
+    results = run("quickstart/vit_base_finetuned_smollm2.yaml", tmp_path / "run", *flags)
+    assert results["metrics"]["epoch"] == 2
+    trained, host = weights(tmp_path / "run"), weights(tmp_path / "vit")
+    names = [name for name in host if name.startswith("vit.")]
+    assert len(names) > 20
+    # Six steps of AdamW at no more than 5e-5
+    assert all(torch.allclose(trained[name], host[name], rtol=0, atol=3e-4) for name in names)
+    assert any(not torch.equal(trained[name], host[name]) for name in names)
 
 
 def test_fields_of_a_published_host(recipe, dinov2, tmp_path):
