@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -402,6 +403,8 @@ def _written_atomically(folder: str, is_main_process: bool) -> Iterator[str]:
             if is_main_process:
                 replacing = os.path.join(folder, _REPLACING + os.path.basename(written).removeprefix(_WRITING))
                 os.rename(written, replacing)
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{folder} could not be written, and is as before: {error}.") from error
         finally:
             shutil.rmtree(written, ignore_errors=True)
         if is_main_process:

@@ -227,6 +227,16 @@ class TaskTrainer(Trainer):
         if is_checkpoint and self.settings is not None and self.args.should_save:
             write_json(Path(str(output_dir), RECIPE_FILE), self.settings)
 
+    def _save_checkpoint(self, model, trial):
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:  # torch.save raises the latter on a full disk
+            name = f"checkpoint-{self.state.global_step}"
+            raise OSError(
+                f"{name} could not be written in {self.args.output_dir}: {error}. Is the disk full? With room, the "
+                "same command with `--resume true` resumes from the last checkpoint that is whole."
+            ) from error
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
