@@ -242,6 +242,7 @@ def assemble_run(
     )
     if eval_rows is not None:
         split = data_args.eval_split if data_args.holdout is None else f"{data_args.train_split}, held out"
+        run.task.check_evaluation(eval_rows, args.metric_for_best_model)
         run.eval_dataset = task.dataset(eval_rows, str(split))
     return run
 
