@@ -20,6 +20,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_frozen_llm import cli
 from hf_frozen_llm.plotting import plot_image_grid, plot_training_curves
+from hf_frozen_llm.training.progress import progress_bars
 from hf_frozen_llm.training.recipe import read_recipe
 
 
@@ -106,7 +107,8 @@ def run(
         test = datasets.load_dataset(settings["dataset"], split=recipe["eval_split"]).select(range(PICTURES))
         images = [image.convert("RGB") for image in test[recipe["image_column"]]]
         labels = test.features[recipe["label_column"]].int2str(test[recipe["label_column"]])
-        predictions = {name: classify(work_dir / recipe_name, images) for name, recipe_name in RECIPES.items()}
+        with progress_bars(recipe.get("disable_tqdm")):
+            predictions = {name: classify(work_dir / recipe_name, images) for name, recipe_name in RECIPES.items()}
         title = "Test images: true label above, predictions below"
         write(work_dir / "pictures.png", plot_image_grid, images, labels, predictions, title)
 

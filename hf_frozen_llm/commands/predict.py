@@ -41,13 +41,13 @@ class Predictions:
             problem all those with a score of at least 0.5.
         failures (`dict[str, str]`):
             The reason why each other input could not be read, by file or row.
-        num_shown (`int`, *optional*):
+        num_shown (`int`, *optional*, defaults to 3):
             How many `predictions` of each input a table shows; `None` is all.
     """
 
     records: list[dict[str, Any]]
     failures: dict[str, str]
-    num_shown: int | None = None
+    num_shown: int | None = 3
 
 
 def predict(

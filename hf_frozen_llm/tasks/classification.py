@@ -5,7 +5,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -70,11 +70,7 @@ class ClassificationArguments(DataArguments):
             raise ValueError(f"class_names holds a name twice: {self.class_names}.")
         classification.check_names(self.metrics or (), self.is_multi_label)
         given = self.class_weights
-        if given == "balanced" and self.streaming:
-            raise ValueError(
-                "class_weights is 'balanced', but the rows of a stream cannot be counted. Give the weights themselves."
-            )
-        weights = list(given.values()) if isinstance(given, dict) else [] if given in (None, "balanced") else given
+        weights = given.values() if isinstance(given, dict) else given if isinstance(given, list) else ()
         if wrong := [weight for weight in weights if not 0 <= weight < math.inf]:
             raise ValueError(f"class_weights holds {wrong[0]}; a weight must be finite, and not negative.")
 
@@ -85,6 +81,10 @@ class ClassificationArguments(DataArguments):
     def check_training(self) -> None:
         if self.metrics or self.is_multi_label:
             classification.check_installed()
+        if self.class_weights == "balanced" and self.streaming:
+            raise ValueError(
+                "class_weights is 'balanced', but the rows of a stream cannot be counted. Give the weights themselves."
+            )
 
 
 def column_keys(args: ClassificationArguments, with_targets: bool) -> list[str]:
@@ -124,6 +124,11 @@ def read_labels(value: Any) -> list[Any]:
     return list(value)
 
 
+def find_labels(args: ClassificationArguments, rows: HFDataset) -> set[Any]:
+    """Return the different labels of all rows."""
+    return set(list_labels(args, rows) if args.is_multi_label else rows.unique(args.label_column))
+
+
 def list_labels(args: ClassificationArguments, rows: HFDataset) -> Iterable[Any]:
     """Return the labels of all rows."""
     values = rows.select_columns([args.label_column]).with_format(None)[args.label_column][:]
@@ -152,7 +157,7 @@ def find_class_names(args: ClassificationArguments, rows: HFDataset) -> list[str
             f"Column {args.label_column!r} of {args.dataset_name} does not say which classes there are, and a stream "
             "cannot be searched for them. Set class_names."
         )
-    values: set[Any] = set(list_labels(args, rows)) if isinstance(feature, datasets.Value) else {None}
+    values: set[Any] = find_labels(args, rows) if isinstance(feature, datasets.Value) else {None}
     if not values:
         raise ValueError(f"{args.dataset_name}: no row has a label in column {args.label_column!r}.")
     if all(isinstance(value, bytes) for value in values):
@@ -201,7 +206,7 @@ def match_labels(args: ClassificationArguments, rows: HFDataset, label2id: Mappi
     by_id = {int(name): index for name, index in label2id.items() if name.isdecimal()}
     if len(by_id) == len(label2id) > 0 and are_ids(by_id) and feature is not None:
         # Names such as "1990" may be ids in the column, or name its indices.
-        if args.streaming or set(list_labels(args, rows)) <= set(by_id):
+        if args.streaming or find_labels(args, rows) <= set(by_id):
             indices = by_id
     return {**indices, **by_bytes, **label2id}
 
@@ -248,7 +253,7 @@ class ClassificationTransform(ABC):
         except ValueError as error:
             raise ValueError(f"{self.locate(key)}: {error}.") from error
         for label in labels:
-            if label not in self.label_ids:
+            if not isinstance(label, Hashable) or label not in self.label_ids:
                 raise ValueError(
                     f"{self.locate(key)}: {self.args.label_column!r} is {label!r}, which is not one of the "
                     f"{len(set(self.label_ids.values()))} classes."
@@ -416,10 +421,10 @@ class ClassificationTask(Task):
         loss, names = {"loss": float(np.mean([record["loss"] for record in records]))}, self.metric_names
         classes = list(self.config.id2label.values())
         if self.is_multi_label:
-            targets, scores = (np.array([record[key] for record in records]) for key in ("targets", "scores"))
+            targets, probabilities = (np.array([record[key] for record in records]) for key in ("targets", "scores"))
             self.check_counts(targets.sum(0), len(records))
-            tables = classification.tabulate_multi_label(names, classes, targets, scores)
-            return {**loss, **classification.score_multi_label(names, targets, scores), **tables}
+            tables = classification.tabulate_multi_label(names, classes, targets, probabilities)
+            return {**loss, **classification.score_multi_label(names, targets, probabilities), **tables}
         accuracy = TopKAccuracy(keep_in_memory=True).compute(
             predictions=[record["labels"] for record in records],
             references=[record["label"] for record in records],
@@ -431,9 +436,9 @@ class ClassificationTask(Task):
             np.array(part) for part in zip(*((record["label"], record["labels"][0]) for record in records))
         )
         self.check_counts(np.bincount(labels, minlength=len(classes)), len(records))
-        probabilities = np.array([record["scores"] for record in records]) if "auc" in names else None
-        scores = classification.score_single_label(names, labels, predictions, probabilities)
-        return {**loss, **accuracy, **scores, **classification.tabulate_single_label(classes, labels, predictions)}
+        scores = np.array([record["scores"] for record in records]) if "auc" in names else None
+        values = classification.score_single_label(names, labels, predictions, scores)
+        return {**loss, **accuracy, **values, **classification.tabulate_single_label(classes, labels, predictions)}
 
     def check_counts(self, counts: np.ndarray, num_rows: int) -> None:
         by_name = dict(zip(self.config.id2label.values(), counts.tolist()))

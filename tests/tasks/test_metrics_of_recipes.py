@@ -210,6 +210,7 @@ def test_mistakes_are_refused_before_training(recipe, tmp_path, flags, message):
     flags = [*TINY, "--output_dir", str(tmp_path), *flags]
     with pytest.raises(ValueError, match=message):
         build_run(read_recipe(recipe, flags))
+    assert not list(tmp_path.iterdir())
 
 
 def test_auc_of_one_class_is_refused_by_evaluate(measured_run):

@@ -26,6 +26,7 @@ from hf_frozen_llm.data.augmentation import mix
 from hf_frozen_llm.tasks import TASKS, find_task
 from hf_frozen_llm.tasks.classification import ClassificationLoss, find_class_names, read_labels
 from hf_frozen_llm.tasks.image_classification import ImageDataArguments
+from hf_frozen_llm.tasks.point_cloud_classification.data import to_label_lists
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.run import build_run
 
@@ -439,6 +440,19 @@ def test_labels_of_a_row_that_are_refused(value, message):
         read_labels(value)
 
 
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (np.array([[0, 2], [1, 0]]), None, r"zeros and ones, not int64 of the shape \(2, 2\)"),
+        (np.array([0, 2]), None, r"zeros and ones, not int64 of the shape \(2,\)"),
+        (np.array([[0, 1], [1, 0]]), ["a"], "the labels have 2 columns, and there are 1 names of classes"),
+    ],
+)
+def test_labels_of_clouds_that_are_refused(labels, names, message):
+    with pytest.raises(ValueError, match=message):
+        to_label_lists(labels, names)
+
+
 def test_no_label_at_all():
     rows = datasets.Dataset.from_dict({"label": [[], []]}, datasets.Features({"label": FORMS["names"][0]}))
     with pytest.raises(ValueError, match="no row has a label in column 'label'"):
@@ -455,6 +469,9 @@ def test_unknown_labels_name_the_row():
         transform.find_label(rows[1], (1,))
     with pytest.raises(ValueError, match="'label' is not one of the 1 classes in 1 of 2 rows: 'b'"):
         task.label_counts(rows)
+    transform.args = ImageDataArguments("x")
+    with pytest.raises(ValueError, match=r"row 0: 'label' is \['a'\], which is not one of the 1 classes"):
+        transform.find_label(rows[0], (0,))
 
 
 def test_metric_of_an_ablation():

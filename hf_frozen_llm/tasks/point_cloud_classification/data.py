@@ -151,14 +151,14 @@ def in_memory(
     """Return rows of point clouds `(clouds, points, 3)` and their labels; `where` names them in errors."""
     try:
         points = to_coordinates(points)
-        feature, labels = (to_label_lists if args.is_multi_label else to_labels)(labels, names)
+        feature, values = (to_label_lists if args.is_multi_label else to_labels)(labels, names)
     except ValueError as error:
         raise ValueError(f"{where}: {error}.") from error
     if points.ndim != 3:
         raise ValueError(f"{where}: the points have the shape {points.shape}, not (clouds, points, 3).")
     array = datasets.Array2D(points.shape[1:], str(points.dtype))
     features = datasets.Features({args.points_column: array, args.label_column: feature})
-    rows = {args.points_column: points, args.label_column: labels}
+    rows = {args.points_column: points, args.label_column: values}
     return datasets.Dataset.from_dict(rows, features=features)
 
 
@@ -167,13 +167,13 @@ def to_strings(array: np.ndarray) -> list[str]:
     return [decode_text(value) if isinstance(value, bytes) else str(value) for value in array.reshape(-1).tolist()]
 
 
-def to_label_lists(labels: np.ndarray, names: list[str] | None) -> tuple[Any, list]:
+def to_label_lists(labels: np.ndarray, names: list[str] | None) -> tuple[Any, Any]:
     """Return the feature and the labels of a multi-label problem, of texts or of vectors of zeros and ones."""
     if labels.ndim == 1 and labels.dtype.kind in "OSU":
         return datasets.Value("string"), to_strings(labels)
     if labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
         raise ValueError(
-            f"the labels of a multi-label problem are texts such as 'cat|dog', or an array (clouds, classes) of zeros "
+            "the labels of a multi-label problem are texts such as 'cat|dog', or an array (clouds, classes) of zeros "
             f"and ones, not {labels.dtype} of the shape {labels.shape}"
         )
     names = [str(index) for index in range(labels.shape[1])] if names is None else names
@@ -182,7 +182,7 @@ def to_label_lists(labels: np.ndarray, names: list[str] | None) -> tuple[Any, li
     return datasets.List(datasets.ClassLabel(names=names)), [np.flatnonzero(row).tolist() for row in labels]
 
 
-def to_labels(labels: np.ndarray, names: list[str] | None) -> tuple[Any, np.ndarray]:
+def to_labels(labels: np.ndarray, names: list[str] | None) -> tuple[Any, Any]:
     """Return the feature of labels of any type, with the names of the classes if there are any, and integers."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
