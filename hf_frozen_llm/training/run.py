@@ -189,6 +189,8 @@ def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
         train_rows = take_samples(data_args, train_rows, data_args.max_train_samples)
     check_batches(args, train_rows)
     run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
+    if eval_rows is not None:
+        run.task.check_evaluation(eval_rows, args.metric_for_best_model)
     run.checkpoint = checkpoint
     resume_changes, changed = settings.run_args.resume_changes, list[str]()
     if checkpoint is not None:
@@ -242,7 +244,6 @@ def assemble_run(
     )
     if eval_rows is not None:
         split = data_args.eval_split if data_args.holdout is None else f"{data_args.train_split}, held out"
-        run.task.check_evaluation(eval_rows, args.metric_for_best_model)
         run.eval_dataset = task.dataset(eval_rows, str(split))
     return run
 
