@@ -20,9 +20,12 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_frozen_llm import cli
 from hf_frozen_llm.plotting import plot_image_grid, plot_training_curves
+from hf_frozen_llm.training.progress import progress_bars
 from hf_frozen_llm.training.recipe import read_recipe
 
 
+# The curves show what the table says: all test images; often enough for a curve.
+EVALUATION = ["--max_eval_samples", "null", "--eval_steps", "150"]
 RECIPES = {"ViT": "vit_tiny_cifar10", "ViT+LLM": "vit_tiny_cifar10_smollm2"}
 PICTURES = 32
 
@@ -81,7 +84,7 @@ def run(
     results, scores = {}, {}
     for name, recipe_name in RECIPES.items():
         folder = work_dir / recipe_name
-        flags = ["--dataset_name", settings["dataset"], "--output_dir", str(folder), "--resume", "true"]
+        flags = ["--dataset_name", settings["dataset"], "--output_dir", str(folder), "--resume", "true", *EVALUATION]
         if name != "ViT":
             flags += ["--llm_block.llm_name_or_path", settings["llm"]]
         if not (folder / "results.json").is_file():
@@ -97,13 +100,15 @@ def run(
     if not (work_dir / "curves.png").is_file():
         histories = {name: result["log_history"] for name, result in results.items()}
         title = f"ViT with and without a frozen LLM layer, seed {results['ViT']['seed']}"
-        write(work_dir / "curves.png", plot_training_curves, histories, title)
+        evaluated = f"the {results['ViT']['num_eval_rows']:,} test images"
+        write(work_dir / "curves.png", plot_training_curves, histories, title, evaluated)
     if not (work_dir / "pictures.png").is_file():
         print(f"\n== Classifying {PICTURES} test images with the reloaded models", flush=True)
         test = datasets.load_dataset(settings["dataset"], split=recipe["eval_split"]).select(range(PICTURES))
         images = [image.convert("RGB") for image in test[recipe["image_column"]]]
         labels = test.features[recipe["label_column"]].int2str(test[recipe["label_column"]])
-        predictions = {name: classify(work_dir / recipe_name, images) for name, recipe_name in RECIPES.items()}
+        with progress_bars(recipe.get("disable_tqdm")):
+            predictions = {name: classify(work_dir / recipe_name, images) for name, recipe_name in RECIPES.items()}
         title = "Test images: true label above, predictions below"
         write(work_dir / "pictures.png", plot_image_grid, images, labels, predictions, title)
 
@@ -164,15 +169,24 @@ def comparison(results: dict[str, dict[str, Any]], scores: dict[str, dict[str, A
     parameters = {name: results[name]["parameters"] for name in names}
     rows = {
         "": names,
-        "top-1 accuracy": [f"{100 * scores[name]['metrics']['eval_top1']:.2f} %" for name in names],
-        "top-5 accuracy": [f"{100 * scores[name]['metrics']['eval_top5']:.2f} %" for name in names],
+        **{
+            f"top-{k} accuracy": [f"{100 * scores[name]['metrics'][f'eval_top{k}']:.2f} %" for name in names]
+            for k in (1, 5)
+            if f"eval_top{k}" in scores[names[0]]["metrics"]  # with few classes there is no top 5
+        },
         "parameters": [f"{parameters[name]['total']:,}" for name in names],
         "  trained": [f"{parameters[name]['trainable']:,}" for name in names],
         "  frozen": [f"{parameters[name]['frozen']:,}" for name in names],
-        "training time": [duration(results[name]["train_time_seconds"]) for name in names],
+        "training time": [duration(training_seconds(results[name])) for name in names],
     }
     lines = [f"{label:16}" + "".join(f"{value:>14}" for value in values) for label, values in rows.items()]
     return "\n".join([*lines, "", NOTE, ""])
+
+
+def training_seconds(results: dict[str, Any]) -> float:
+    """Return the time of a training without its evaluations; the last one comes after it."""
+    evaluations = [entry["eval_runtime"] for entry in results["log_history"] if "eval_runtime" in entry][:-1]
+    return results["train_time_seconds"] - sum(evaluations)
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -37,11 +38,12 @@ def plot_image_grid(
     columns: int = 8,
 ) -> None:
     """
-    Write a grid of images, each with its true label and every model's prediction (green: correct, red: wrong).
+    Write a grid of images, each with its true label and every model's prediction, marked as correct (✓, green) or
+    wrong (✗, red).
 
     Args:
         path (`str` or `Path`):
-            The PNG file to write.
+            The file to write, in the format of its suffix.
         images (`Sequence[Image.Image]`):
             The images.
         labels (`Sequence[str]`):
@@ -71,23 +73,30 @@ def plot_image_grid(
         top = (bottom + side + 0.06) / height
         figure.text(center, top, label, fontsize=11, fontweight="bold", ha="center", va="bottom")
         for k, (name, predicted) in enumerate(predictions.items()):
-            color = CORRECT if predicted[i] == label else WRONG
+            color, mark = (CORRECT, "✓") if predicted[i] == label else (WRONG, "✗")
             below = (bottom - 0.05 - k * line) / height
-            figure.text(center, below, f"{name}: {predicted[i]}", color=color, fontsize=9.5, ha="center", va="top")
+            figure.text(
+                center, below, f"{mark} {name}: {predicted[i]}", color=color, fontsize=9.5, ha="center", va="top"
+            )
     figure.savefig(path)
 
 
-def plot_training_curves(path: str | Path, histories: dict[str, list[dict[str, Any]]], title: str) -> None:
+def plot_training_curves(
+    path: str | Path, histories: dict[str, list[dict[str, Any]]], title: str, evaluated: str = "held-out images"
+) -> None:
     """
-    Write curves of the training loss and of the accuracy on held-out images, one line for each model.
+    Write curves of the training loss and of the accuracy on held-out images, one line for each model, with the
+    last accuracy in the legend.
 
     Args:
         path (`str` or `Path`):
-            The PNG file to write.
+            The file to write, in the format of its suffix.
         histories (`dict[str, list[dict]]`):
             For each model's name, its `log_history` as `Trainer` keeps it.
         title (`str`):
             The title above the two plots.
+        evaluated (`str`, *optional*, defaults to `"held-out images"`):
+            The images of the accuracy, such as `"the 10,000 test images"`.
     """
     figure = new_figure(11, 4.6)
     figure.suptitle(title, fontsize=14, y=0.97)
@@ -97,14 +106,46 @@ def plot_training_curves(path: str | Path, histories: dict[str, list[dict[str, A
         losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
         accuracies = [(entry["step"], 100 * entry["eval_top1"]) for entry in history if "eval_top1" in entry]
         loss_axis.plot(*zip(*losses), color=color, label=name)
-        accuracy_axis.plot(*zip(*accuracies), color=color, marker="o", markersize=4, label=name)
+        line = f"{name}, at the end {accuracies[-1][1]:.2f} %"
+        accuracy_axis.plot(*zip(*accuracies), color=color, marker="o", markersize=4, label=line)
     loss_axis.set_ylabel("training loss")
-    accuracy_axis.set_ylabel("accuracy on held-out images (%)")
+    accuracy_axis.set_ylabel(f"top-1 accuracy on {evaluated} (%)")
     for axis in (loss_axis, accuracy_axis):
         axis.set_xlabel("training step")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
+    figure.savefig(path)
+
+
+def plot_confusion_matrix(path: str | Path, table: pd.DataFrame) -> None:
+    """
+    Write a confusion matrix: counts, coloured by their share of the row.
+
+    Args:
+        path (`str` or `Path`):
+            The file to write, in the format of its suffix.
+        table (`pandas.DataFrame`):
+            A row for each class: its name, and counts. The names of the other columns are those of the counts.
+    """
+    names, columns = table.iloc[:, 0].astype(str).tolist(), [str(name) for name in table.columns[1:]]
+    counts = table.iloc[:, 1:].to_numpy()
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    is_small = max(counts.shape) <= 30
+    # In inches: room for the longest name on both sides, and for a number in every cell.
+    cell, margin = (0.45 if is_small else 12 / max(counts.shape)), 1.1 + 0.075 * max(map(len, [*names, *columns]))
+    figure = new_figure(cell * len(columns) + margin + 0.5, cell * len(names) + margin)
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if is_small:
+        axis.set_xticks(range(len(columns)), columns, rotation=90)
+        axis.set_yticks(range(len(names)), names)
+        for row, column in np.ndindex(counts.shape):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{counts[row, column]:,}", color=color, fontsize=8, ha="center", va="center")
+    axis.set_ylabel("true class" if columns == names else "class")
+    axis.set_xlabel("predicted class" if columns == names else "rows")
+    figure.tight_layout()
     figure.savefig(path)
 
 

@@ -271,6 +271,16 @@ class WithLLMBlockConfigMixin(_HostConfig):
         return self.num_hidden_layers + (self.llm_block is not None)
 
     @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        # A block is added to a plain host on purpose: transformers would warn of another model type.
+        if config_dict.get("model_type") == super().model_type:
+            config_dict = {**config_dict, "model_type": cls.model_type}
+        return config_dict, kwargs
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         # Merge an override into the dictionary before it is parsed, so that it is checked like any other value.
         if "llm_block" in kwargs:

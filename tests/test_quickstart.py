@@ -2,6 +2,7 @@
 import hashlib
 import io
 import json
+import re
 import sys
 import tarfile
 import zipfile
@@ -206,6 +207,20 @@ def test_image_grid(tmp_path):
         assert (edge == 255).all()
 
 
+def test_right_and_wrong_differ_without_colour(tmp_path):
+    image = [Image.new("RGB", (32, 32), "gray")]
+    plot_image_grid(tmp_path / "grid.svg", image, ["cat"], {"ViT": ["cat"], "ViT+LLM": ["dog"]}, "Test pictures")
+    comments = re.findall("<!-- (.*?) -->", (tmp_path / "grid.svg").read_text())
+    assert {"✓ ViT: cat", "✗ ViT+LLM: dog"} < set(comments)
+
+
+def test_training_curves_say_their_data(tmp_path):
+    history = [{"step": 1, "loss": 2.0}, {"step": 1, "eval_top1": 0.25}, {"step": 2, "eval_top1": 0.5111}]
+    plot_training_curves(tmp_path / "curves.svg", {"ViT": history}, "One run", "the 10,000 test images")
+    comments = re.findall("<!-- (.*?) -->", (tmp_path / "curves.svg").read_text())
+    assert {"ViT, at the end 51.11 %", "top-1 accuracy on the 10,000 test images (%)"} < set(comments)
+
+
 def test_training_curves(tmp_path):
     history = [{"step": s, "loss": 2.3 - s / 100} for s in range(10, 100, 10)]
     history += [{"step": 50, "eval_top1": 0.3}, {"step": 100, "eval_top1": 0.5}, {"step": 100, "train_runtime": 3.0}]
@@ -230,7 +245,12 @@ def test_quickstart_end_to_end(tmp_path, tiny_inputs, capsys):
 
     test = datasets.load_dataset(dataset, split="test")
     for name, recipe in quickstart.RECIPES.items():
-        results = json.loads((work_dir / recipe / "results.json").read_text())
+        results, scores = (
+            json.loads((work_dir / recipe / file).read_text()) for file in ("results.json", "eval_results.json")
+        )
+        curve = [entry["eval_top1"] for entry in results["log_history"] if "eval_top1" in entry]
+        assert len(curve) == 3 and curve[-1] == scores["metrics"]["eval_top1"], "the curves end at the table's values"
+        assert results["num_eval_rows"] == scores["num_eval_rows"] == len(test)
         model = AutoModelForImageClassification.from_pretrained(work_dir / recipe)
         processor = AutoImageProcessor.from_pretrained(work_dir / recipe)
         with torch.no_grad():

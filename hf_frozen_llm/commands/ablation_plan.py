@@ -58,7 +58,7 @@ class Plan:
     @property
     def metric(self) -> Metric:
         first = next(iter(next(iter(self.candidates.values())).values()))[0]
-        return TASKS[first.settings["task"]].main_metric
+        return TASKS[first.settings["task"]].find_main_metric(first.settings)
 
     def size(self, seeds: int) -> str:
         number = len(self.candidates)

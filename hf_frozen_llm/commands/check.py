@@ -243,6 +243,9 @@ def check_data(plan: Plan) -> None:
                 check_labels(task, split, report)
             with report.step(split.name):
                 check_readable(task, split, max(plan.check_rows, needed), workers, report)
+    if plan.evaluation is not None:
+        with report.step("evaluation"):
+            task.check_evaluation(plan.evaluation.rows, None if args is None else args.metric_for_best_model)
     if plan.evaluation is not None and task.args.holdout is None and not task.args.streaming:
         with report.step("shared rows"):
             check_shared_rows(plan.settings, train, plan.evaluation, plan.check_rows, report)

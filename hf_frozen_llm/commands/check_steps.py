@@ -67,7 +67,7 @@ def check_batch(run: Run, trainer: TaskTrainer, report: Report) -> Batch:
 
 
 def draw_batch(run: Run, batch: Batch, file: Path, report: Report) -> None:
-    """Draw augmented examples with their labels into a PNG file."""
+    """Draw augmented examples with their labels into a file, in the format of its suffix."""
     if importlib.util.find_spec("matplotlib") is None:
         report.say("figure", "not drawn: it needs matplotlib, pip install 'hf_frozen_llm[plot]'")
         return
@@ -86,7 +86,7 @@ def draw_batch(run: Run, batch: Batch, file: Path, report: Report) -> None:
             axis.set_title(titles[index] if titles else "", fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png")
+    figure.savefig(temporary, format=file.suffix[1:] or "png")
     os.replace(temporary, file)
     report.say("figure", f"{file}: {number} augmented examples")
 
@@ -100,6 +100,8 @@ def label_titles(batch: Batch, config: Any) -> list[str]:
         return [str(config.id2label.get(label, label)) for label in labels.tolist()]
     if labels.ndim != 2:
         return []
+    if config.problem_type == "multi_label_classification":
+        return [", ".join(str(config.id2label[i]) for i in row.nonzero().flatten().tolist()) for row in labels.cpu()]
     shares, indices = labels.float().topk(min(2, labels.shape[1]))
     return [
         ", ".join(f"{config.id2label.get(i, i)} {100 * s:.0f} %" for i, s in zip(pair, parts) if s > 0.005)
@@ -191,6 +193,8 @@ def check_evaluation(run: Run, trainer: TaskTrainer, rows: HFDataset, report: Re
     number = run.args.eval_batch_size * run.args.world_size
     part = rows.take(number) if run.settings.data_args.streaming else rows.select(range(min(number, len(rows))))
     start = time.monotonic()
+    if getattr(run.task.args, "metrics", None):
+        run.task.args = replace(run.task.args, metrics=None)  # a batch may lack classes
     metrics = trainer.evaluate(run.task.dataset(part, str(run.settings.data_args.eval_split)))
     name = run.task.main_metric.name
     seconds = time.monotonic() - start

@@ -17,16 +17,16 @@ from hf_frozen_llm.tasks import TASKS, Task
 from hf_frozen_llm.tasks.task import Batch, Record
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.evaluate import read_evaluation_recipe
+from hf_frozen_llm.training.progress import progress_bars
 from hf_frozen_llm.training.results import to_json, write_text
 from hf_frozen_llm.training.run import load_run
 
 
 # Keys of an evaluation that do not apply to a prediction. Rows keep their numbers, so none are drawn.
-UNUSED_KEYS = {"eval_split", "max_eval_samples", "label_column", "class_names"}
+UNUSED_KEYS = {"eval_split", "max_eval_samples", "label_column", "class_names", "metrics"}
 SPLIT_KEYS = {"dataset_name", "dataset_config_name", "dataset_revision", "split", "streaming"}
 # Replaces `dataset_name` and the split in errors about files.
 FILES = ("INPUT", "files")
-SHOWN = 3
 
 
 @dataclass
@@ -37,13 +37,17 @@ class Predictions:
     Args:
         records (`list[dict]`):
             One for each input that could be read, in their order: its `file`, or the number of its `row`, and the
-            prediction: for a classifier `predictions`, a list of `label` and `score`, the best first.
+            prediction: for a classifier `predictions`, a list of `label` and `score`, the best first; in a multi-label
+            problem all those with a score of at least 0.5.
         failures (`dict[str, str]`):
             The reason why each other input could not be read, by file or row.
+        num_shown (`int`, *optional*, defaults to 3):
+            How many `predictions` of each input a table shows; `None` is all.
     """
 
     records: list[dict[str, Any]]
     failures: dict[str, str]
+    num_shown: int | None = 3
 
 
 def predict(
@@ -104,7 +108,7 @@ def predict(
     else:
         rows = task_class.read(recipe.arguments(task_class.arguments), split, with_targets=False)
 
-    with tempfile.TemporaryDirectory() as output_dir:
+    with tempfile.TemporaryDirectory() as output_dir, progress_bars(recipe.values.get("disable_tqdm")):
         run = load_run(model_name_or_path, recipe, output_dir)
         run.args.disable_tqdm = run.args.disable_tqdm or not sys.stderr.isatty()
         # accelerate would split the batches of a stream among processes, and it splits only tensors.
@@ -116,7 +120,7 @@ def predict(
         trainer.data_collator = CollateReadable(run.task.collate)
         records = trainer.predict_records(dataset, lambda model, batch: predict_readable(run.task, model, batch))
 
-    found = Predictions([], failures)
+    found = Predictions([], failures, run.task.num_shown)
     location = f"{run.settings.data_args.dataset_name} [{split or FILES[1]}], row "
     for record in records:
         row = record["row"]
@@ -220,7 +224,7 @@ def print_predictions(predictions: Predictions, output: str | Path | None = None
     if not PartialState().is_main_process:
         return
     if output is None:
-        print_table(predictions.records)
+        print_table(predictions)
     else:
         print(f"{len(predictions.records)} predictions are in {output}.")
     for name, cause in predictions.failures.items():
@@ -230,14 +234,16 @@ def print_predictions(predictions: Predictions, output: str | Path | None = None
         print(f"{len(predictions.failures)} of {total} inputs could not be predicted.", file=sys.stderr)
 
 
-def print_table(records: Sequence[dict[str, Any]]) -> None:
+def print_table(predictions: Predictions) -> None:
     lines = []
-    for record in records:
+    for record in predictions.records:
         name = record["file"] if "file" in record else f"row {record['row']}"
         words = {key: value for key, value in record.items() if key not in ("file", "row")}
         cells = [name]
-        for best in words.pop("predictions", [])[:SHOWN]:
+        answers = words.pop("predictions", None)
+        for best in (answers or [])[: predictions.num_shown]:
             cells += [str(best["label"]), f"{100 * best['score']:.1f} %"]
+        cells += ["no label"] if answers == [] else []
         lines.append([*cells, *(f"{key} {value}" for key, value in words.items())])
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines), default=0))]
     for line in lines:

@@ -171,11 +171,12 @@ def mix(
     """
     Mix every clip with the clip at the mirrored position in the batch, all with the same share, by Mixup ("mixup:
     Beyond Empirical Risk Minimization", ICLR 2018) or CutMix ("CutMix", ICCV 2019); with both, draw one of them.
+    `labels` are indices `(batch,)`, or 1 for each label of a clip and 0 for the others, `(batch, num_labels)`.
 
     Returns:
         `tuple`: new clips, and the share of every label, of shape `(batch, num_labels)`.
     """
-    shares = F.one_hot(labels, num_labels).to(clips.dtype)
+    shares = (labels if labels.ndim == 2 else F.one_hot(labels, num_labels)).to(clips.dtype)
     cuts = cutmix_alpha > 0 and (mixup_alpha == 0 or rng.random() < 0.5)
     alpha = cutmix_alpha if cuts else mixup_alpha
     kept = float(rng.beta(alpha, alpha))

@@ -47,7 +47,8 @@ class Task(ABC):
     name: ClassVar[str]  # the Hub's pipeline tag if there is one
     arguments: ClassVar[type[DataArguments]]
     models: ClassVar[dict[str, type[PreTrainedModelWithLLMBlock]]]  # by model type
-    main_metric: ClassVar[Metric]
+    main_metric: Metric
+    num_shown: int | None = 3  # `predictions` of each input in the table of `predict`; `None`: all
     suffixes: ClassVar[tuple[str, ...]] = ()  # of the files that `read_files` takes; none: it takes no files
 
     def __init__(self, args: Any, processor: Any, config: Any):
@@ -79,6 +80,15 @@ class Task(ABC):
     @abstractmethod
     def load_processor(cls, name_or_path: str) -> Any:
         """Return the processor of a saved model."""
+
+    @classmethod
+    def find_main_metric(cls, settings: Mapping[str, Any]) -> Metric:
+        """Return the metric by which runs with these settings of a recipe are compared."""
+        return cls.main_metric
+
+    def check_evaluation(self, rows: HFDataset, metric_for_best_model: str | None = None) -> None:
+        """Refuse rows on which a metric is not defined, and a best model by a metric that is not computed."""
+        return None
 
     def label_counts(self, rows: HFDataset) -> dict[str, int]:
         """Return how many rows have each label that the model knows, by its name; refuse rows with another label."""
@@ -127,10 +137,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def metrics(self, records: list[Record], rows: HFDataset) -> dict[str, float]:
-        """Return the metrics of all records, among them `main_metric`, and `loss`, which Trainer needs."""
+    def metrics(self, records: list[Record], rows: HFDataset) -> dict[str, Any]:
+        """
+        Return the metrics of all records, among them `main_metric`, and `loss`, which Trainer needs. A table, a list
+        of dictionaries, is not logged: `classes` goes into the results, `confusion_matrix` into files beside them.
+        """
 
-    def evaluate(self, model: Any, dataset: Any, loop: EvaluationLoop) -> dict[str, float]:
+    def evaluate(self, model: Any, dataset: Any, loop: EvaluationLoop) -> dict[str, Any]:
         """Return the metrics of a data set that [`Task.dataset`] made. A ranking over a gallery overrides this."""
         return self.metrics(loop(lambda batch: self.predict(model, batch)), dataset.rows)
 

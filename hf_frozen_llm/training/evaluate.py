@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import EvaluationArguments
+from hf_frozen_llm.training.progress import progress_bars
 from hf_frozen_llm.training.recipe import Recipe, read_recipe, recipe_from_dict
 from hf_frozen_llm.training.results import (
     RESULTS_FILE,
@@ -25,6 +26,7 @@ from hf_frozen_llm.training.results import (
     read_results,
     refuse_missing_folder,
     to_json,
+    write_confusion_matrix,
     write_json,
 )
 from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_eval_rows
@@ -58,13 +60,15 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
     output_file = Path(evaluation_args.output_file or folder / file_name)
     if not output_file.absolute().parent.is_dir():
         raise FileNotFoundError(f"output_file is {str(output_file)!r}, but there is no folder {output_file.parent}.")
-    with tempfile.TemporaryDirectory() as output_dir:
+    with tempfile.TemporaryDirectory() as output_dir, progress_bars(recipe.values.get("disable_tqdm")):
         run = load_run(model_name_or_path, recipe, output_dir)
         data_args = run.settings.data_args
         split = evaluation_args.split or data_args.eval_split
         if split is None:
             raise ValueError("split is not set; say what to evaluate on, as in `--split test`.")
-        run.eval_dataset = run.task.dataset(read_eval_rows(run.settings.task, data_args, split), split)
+        rows = read_eval_rows(run.settings.task, data_args, split)
+        run.task.check_evaluation(rows)
+        run.eval_dataset = run.task.dataset(rows, split)
         if was_host_frozen(model_name_or_path):
             run.model.freeze_host()  # for the number of trained parameters
         trainer = run.trainer()
@@ -86,6 +90,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},
         },
         "metrics": metrics,
+        **{name: table for name, table in trainer.tables.items() if name == "classes"},
         "parameters": count_parameters(run.model),
         "versions": collect_versions(),
         "git_revision": find_git_revision(),
@@ -96,6 +101,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
         if kept := keep_other_results(output_file, results):
             print(f"{output_file} held the results of other settings; they are now in {kept}.", flush=True)
         write_json(output_file, results)
+        write_confusion_matrix(trainer.tables, matrix_of(output_file))
     return results
 
 
@@ -113,7 +119,15 @@ def keep_other_results(file: Path, results: dict[str, Any]) -> Path | None:
         return None
     others = (file.with_name(f"{file.stem}_{number}{file.suffix}") for number in itertools.count(1))
     kept = next(other for other in others if not other.exists())
+    for suffix in (".csv", ".png"):
+        if (matrix := matrix_of(file).with_suffix(suffix)).is_file():
+            matrix.rename(matrix_of(kept).with_suffix(suffix))
     return file.rename(kept)
+
+
+def matrix_of(file: Path) -> Path:
+    """Return the file of the confusion matrix that belongs to results."""
+    return file.with_name(f"{file.stem}_confusion_matrix.csv")
 
 
 def was_host_frozen(model_name_or_path: str) -> bool:
@@ -135,7 +149,8 @@ def read_evaluation_recipe(
     """
     refuse_missing_folder(model_name_or_path)
     try:
-        task = find_task(AutoConfig.from_pretrained(model_name_or_path).model_type)
+        config = AutoConfig.from_pretrained(model_name_or_path)
+        task = find_task(config.model_type)
     except OSError as error:
         raise OSError(
             f"{model_name_or_path} is neither a folder with a model nor a model on the Hub: {error}"
@@ -155,6 +170,8 @@ def read_evaluation_recipe(
         recipe = recipe_from_dict(settings, overrides, str(trained), extra)
     else:
         recipe = flags
+    if "problem_type" in {field.name for field in fields(task.arguments)}:
+        recipe.values["problem_type"] = config.problem_type
     # Of the model's settings, only the location of a light model's LLM may change.
     recipe.host, recipe.lora, recipe.llm_block = {}, None, flags.llm_block
     return recipe

@@ -1,12 +1,40 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The state of a run that Trainer does not keep in its checkpoints: its time, and the losses that it has added up."""
+"""
+The state of a run that Trainer does not keep in its checkpoints: its time, and the losses that it has added up. Also
+the progress bars of other libraries, which `disable_tqdm` turns off.
+"""
 
 import math
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub import utils as hub
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+
+@contextmanager
+def progress_bars(disabled: bool | None) -> Iterator[None]:
+    """Show no progress bars of datasets, huggingface_hub and transformers if they are disabled."""
+    libraries = (  # transformers switches those of huggingface_hub, too
+        (logging.is_progress_bar_enabled(), logging.enable_progress_bar, logging.disable_progress_bar),
+        (not hub.are_progress_bars_disabled(), hub.enable_progress_bars, hub.disable_progress_bars),
+        (not are_progress_bars_disabled(), enable_progress_bars, disable_progress_bars),
+    )
+    for _, _, disable in libraries if disabled else ():
+        disable()
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # environment variables have priority
+            for was_shown, enable, disable in libraries if disabled else ():
+                enable() if was_shown else disable()
 
 
 class RunProgress(TrainerCallback, ExportableState):

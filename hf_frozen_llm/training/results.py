@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,22 @@ def write_text(path: str | Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_confusion_matrix(tables: dict[str, list[dict[str, Any]]], file: Path) -> None:
+    """Write the table `confusion_matrix`, if there is one, into a `.csv` and, with matplotlib, a `.png` file."""
+    if "confusion_matrix" not in tables:
+        return
+    import pandas as pd
+
+    from hf_frozen_llm.plotting import plot_confusion_matrix
+
+    table = pd.DataFrame(tables["confusion_matrix"])
+    write_text(file, table.to_csv(index=False))
+    if find_spec("matplotlib") is not None:
+        temporary = file.with_name(f".{os.getpid()}.{file.stem}.png")
+        plot_confusion_matrix(temporary, table)
+        os.replace(temporary, file.with_suffix(".png"))
 
 
 def print_facts(facts: dict[str, str]) -> None:

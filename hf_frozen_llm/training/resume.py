@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 MAY_CHANGE = {
     *("output_dir", "resume", "resume_changes", "resume_from_checkpoint", "projection_learning_rate_scale"),
     *("eval_split", "max_eval_samples", "per_device_eval_batch_size", "metric_for_best_model", "greater_is_better"),
+    "metrics",
     *("load_best_model_at_end", "prediction_loss_only", "skip_memory_metrics", "batch_eval_metrics", "do_train"),
     *("do_eval", "do_predict", "disable_tqdm", "report_to", "run_name", "project", "use_cpu", "debug", "use_cache"),
     *("accelerator_config", "past_index", "bf16_full_eval", "fp16_full_eval", "include_for_metrics"),

@@ -189,6 +189,8 @@ def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
         train_rows = take_samples(data_args, train_rows, data_args.max_train_samples)
     check_batches(args, train_rows)
     run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
+    if eval_rows is not None:
+        run.task.check_evaluation(eval_rows, args.metric_for_best_model)
     run.checkpoint = checkpoint
     resume_changes, changed = settings.run_args.resume_changes, list[str]()
     if checkpoint is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_frozen_llm.training.lock import lock_output_dir
+from hf_frozen_llm.training.progress import progress_bars
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.results import (
     RESULTS_FILE,
@@ -19,6 +20,7 @@ from hf_frozen_llm.training.results import (
     failing_run,
     find_git_revision,
     to_json,
+    write_confusion_matrix,
     write_json,
 )
 from hf_frozen_llm.training.run import Run, build_training_arguments, prepare_run, resolve
@@ -47,7 +49,8 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     """
     settings = resolve(read_recipe(recipe_path, overrides))
     args = build_training_arguments(settings)
-    with lock_output_dir(str(args.output_dir)) if args.process_index == 0 else nullcontext():
+    lock = lock_output_dir(str(args.output_dir)) if args.process_index == 0 else nullcontext()
+    with lock, progress_bars(args.disable_tqdm):
         run = prepare_run(settings, args)
         if run.results is None:
             return train_run(run)
@@ -74,6 +77,7 @@ def train_run(run: Run) -> dict[str, Any]:
 
     results = {
         "metrics": metrics,
+        **{name: table for name, table in trainer.tables.items() if name == "classes"},
         "parameters": parameters,
         "recipe": run.settings.to_dict(),
         "config": json.loads(run.model.config.to_json_string(use_diff=False)),
@@ -88,9 +92,22 @@ def train_run(run: Run) -> dict[str, Any]:
         "log_history": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        write_json(Path(str(run.args.output_dir), RESULTS_FILE), results)
+        folder = Path(str(run.args.output_dir))
+        write_json(folder / RESULTS_FILE, results)
+        write_confusion_matrix(trainer.tables, folder / "confusion_matrix.csv")
         print(to_json(metrics, indent=2), flush=True)
+        print(describe_folder(run), flush=True)
     return results
+
+
+def describe_folder(run: Run) -> str:
+    """Return where the model of a finished run is, and how to use it."""
+    folder = run.args.output_dir
+    split = "" if run.eval_dataset is not None and run.settings.data_args.holdout is None else " --split SPLIT"
+    return (
+        f"The model is in {folder}. Load it: {type(run.model).__name__}.from_pretrained({folder!r}). Evaluate it: "
+        f"hf-frozen-llm evaluate {folder}{split}. Predict: hf-frozen-llm predict {folder} FILE"
+    )
 
 
 def count_eval_rows(run: Run) -> int | None:
@@ -102,7 +119,7 @@ def describe_model(model: PreTrainedModel) -> str:
     numbers = ", ".join(f"{count:,} {name}" for name, count in count_parameters(model).items())
     block = model.config.llm_block
     if block is None or block.kind != "llm":
-        instead = "no LLM block" if block is None else f"instead of the LLM layer: {block.kind}"
+        instead = "no LLM block, the plain host" if block is None else f"instead of the LLM layer: {block.kind}"
         return f"{type(model).__name__}: parameters: {numbers}; {instead}"
     return (
         f"{type(model).__name__}: parameters: {numbers}; LLM: {block.llm_name_or_path}, layer {block.layer_index}, "

@@ -4,7 +4,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from accelerate.data_loader import IterableDatasetShard
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 from transformers.utils import logging
@@ -91,6 +91,7 @@ class TaskTrainer(Trainer):
         self.stops_when_infinite = True
         self.last_loss = torch.zeros(())
         self.skipped_steps = 0
+        self.tables: dict[str, list[dict[str, Any]]] = {}  # of the last evaluation, see `Task.metrics`
         self.progress = RunProgress(self)
         self.add_callback(self.progress)
         self.last_batch = (-1, -1)  # step, and number within it
@@ -186,9 +187,22 @@ class TaskTrainer(Trainer):
             logs["train_samples_per_second"] = round(samples_per_step * steps / seconds, 3)
             logs["train_steps_per_second"] = round(steps / seconds, 3)
         logs.pop("total_flos", None)
-        super().log(logs, start_time)
+        # The commands print the metrics of the whole training, and of evaluations outside it.
+        is_final = "train_runtime" in logs or not self.is_in_train
+        with self._without_printing() if is_final else nullcontext():
+            super().log(logs, start_time)
         # Trainer writes these into `trainer_state.json`.
         self.state.log_history[-1] = without_infinite(self.state.log_history[-1])
+
+    @contextmanager
+    def _without_printing(self) -> Iterator[None]:
+        handler = self.callback_handler
+        callbacks = handler.callbacks
+        handler.callbacks = [c for c in callbacks if not isinstance(c, (PrinterCallback, ProgressCallback))]
+        try:
+            yield
+        finally:
+            handler.callbacks = callbacks
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: the estimate of Trainer is for texts, and far too large for pixels."""
@@ -260,6 +274,7 @@ class TaskTrainer(Trainer):
         dataset: Any = dataloader.dataset
         dataset = dataset.dataset if isinstance(dataset, IterableDatasetShard) else dataset
         metrics = self.task.evaluate(model, dataset, loop)
+        self.tables = {name: metrics.pop(name) for name in list(metrics) if isinstance(metrics[name], list)}
         needed = {"loss", self.task.main_metric.name} - set(metrics)
         if needed:
             raise KeyError(f"The metrics of the task {self.task.name} lack {', '.join(sorted(needed))}.")

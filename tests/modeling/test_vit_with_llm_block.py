@@ -2,13 +2,14 @@
 """ViT with an LLM block: published checkpoints, attention of every LLM family, losses, images of other sizes."""
 
 import copy
+import logging
 
 import pytest
 import torch
 from references import relative_error
 from safetensors.torch import load_file
 from tiny_llms import HOST, decoder_stack, published_vit
-from transformers import ViTForImageClassification
+from transformers import VideoMAEConfig, ViTForImageClassification
 
 from hf_frozen_llm import ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
 
@@ -37,6 +38,20 @@ def test_published_checkpoint_is_written_under_old_names(plain):
     # guards the fixture
     names = load_file(plain[1] + "/model.safetensors")
     assert "vit.encoder.layer.0.attention.attention.query.weight" in names
+
+
+def test_a_published_vit_is_no_model_of_another_type(plain, caplog):
+    """transformers' warning of another model type, meant for mistakes, does not come."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        model = ViTWithLLMBlockForImageClassification.from_host_pretrained(plain[1], num_labels=4)
+        assert "to instantiate a model of type" not in caplog.text
+        VideoMAEConfig.from_pretrained(plain[1])
+        assert "to instantiate a model of type `videomae`" in caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert model.config.model_type == "vit_with_llm_block" and model.classifier.out_features == 4
 
 
 @pytest.mark.host_table("loads", host="vit_class")

@@ -107,6 +107,7 @@ class ImageDataArguments(ClassificationArguments):
             )
 
     def check_training(self) -> None:
+        super().check_training()
         if self.corruption is not None:
             raise ValueError(
                 f"corruption is {self.corruption!r}, but training, and the evaluation in it, is on clean images. "

@@ -151,15 +151,14 @@ def in_memory(
     """Return rows of point clouds `(clouds, points, 3)` and their labels; `where` names them in errors."""
     try:
         points = to_coordinates(points)
-        labels, names = to_labels(labels, names)
+        feature, values = (to_label_lists if args.is_multi_label else to_labels)(labels, names)
     except ValueError as error:
         raise ValueError(f"{where}: {error}.") from error
     if points.ndim != 3:
         raise ValueError(f"{where}: the points have the shape {points.shape}, not (clouds, points, 3).")
-    feature = datasets.Value("int64") if names is None else datasets.ClassLabel(names=names)
     array = datasets.Array2D(points.shape[1:], str(points.dtype))
     features = datasets.Features({args.points_column: array, args.label_column: feature})
-    rows = {args.points_column: points, args.label_column: labels}
+    rows = {args.points_column: points, args.label_column: values}
     return datasets.Dataset.from_dict(rows, features=features)
 
 
@@ -168,8 +167,23 @@ def to_strings(array: np.ndarray) -> list[str]:
     return [decode_text(value) if isinstance(value, bytes) else str(value) for value in array.reshape(-1).tolist()]
 
 
-def to_labels(labels: np.ndarray, names: list[str] | None) -> tuple[np.ndarray, list[str] | None]:
-    """Return labels of any type as integers, and the names of the classes, which strings bring with them."""
+def to_label_lists(labels: np.ndarray, names: list[str] | None) -> tuple[Any, Any]:
+    """Return the feature and the labels of a multi-label problem, of texts or of vectors of zeros and ones."""
+    if labels.ndim == 1 and labels.dtype.kind in "OSU":
+        return datasets.Value("string"), to_strings(labels)
+    if labels.ndim != 2 or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            "the labels of a multi-label problem are texts such as 'cat|dog', or an array (clouds, classes) of zeros "
+            f"and ones, not {labels.dtype} of the shape {labels.shape}"
+        )
+    names = [str(index) for index in range(labels.shape[1])] if names is None else names
+    if len(names) != labels.shape[1]:
+        raise ValueError(f"the labels have {labels.shape[1]} columns, and there are {len(names)} names of classes")
+    return datasets.List(datasets.ClassLabel(names=names)), [np.flatnonzero(row).tolist() for row in labels]
+
+
+def to_labels(labels: np.ndarray, names: list[str] | None) -> tuple[Any, Any]:
+    """Return the feature of labels of any type, with the names of the classes if there are any, and integers."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -185,13 +199,14 @@ def to_labels(labels: np.ndarray, names: list[str] | None) -> tuple[np.ndarray, 
                 f"the labels {', '.join(unknown[:5])} are not among the classes {', '.join(names[:5])}, …"
             )
         ids = {name: index for index, name in enumerate(names)}
-        return np.array([ids[value] for value in values], np.int64), names
+        return datasets.ClassLabel(names=names), np.array([ids[value] for value in values], np.int64)
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"the labels are {labels.dtype}, neither integers nor strings")
     wrong = labels[~np.isfinite(labels) | (labels != np.floor(labels))]
     if len(wrong) > 0:
         raise ValueError(f"the label {wrong[0]} is no integer")
-    return labels.astype(np.int64), names
+    feature = datasets.Value("int64") if names is None else datasets.ClassLabel(names=names)
+    return feature, labels.astype(np.int64)
 
 
 def read_names(file: Path) -> list[str]:

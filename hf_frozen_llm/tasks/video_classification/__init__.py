@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import datasets
 import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 from hf_frozen_llm.auto import TASK_MODELS
@@ -190,7 +191,10 @@ class VideoClassification(ClassificationTask):
         return [{"pixel_values": self.normalize(clips.float() / 255)} for clips in batch["pixel_values"].unbind(1)]
 
     def average(self, logits: torch.Tensor) -> torch.Tensor:
-        """Average the probabilities, as the released code does; return the logarithms of their mean."""
+        """Average the probabilities, as the released code does; return logits of their mean."""
+        if self.is_multi_label:
+            shares = [F.logsigmoid(sign * logits).logsumexp(0) for sign in (1, -1)]
+            return shares[0] - shares[1]
         return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
     def normalize(self, clips: torch.Tensor) -> torch.Tensor:

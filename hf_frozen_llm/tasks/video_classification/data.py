@@ -71,6 +71,8 @@ def load_annotations(args: "VideoDataArguments", split: str) -> HFDataset:
         raise FileNotFoundError(
             f"{where}: {len(missing)} of {len(paths)} videos are missing, the first is {missing[0]}."
         )
+    if args.is_multi_label:
+        labels = [str(label) for label in labels]
     feature = datasets.Value("int64" if labels and isinstance(labels[0], int) else "string")
     if names is not None:
         feature = datasets.ClassLabel(names=names)
