@@ -16,10 +16,10 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from .checkpoint_files import SAFETENSORS_DTYPES
+from .checkpoint_files import SAFETENSORS_DTYPES, digest_tensors
 from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
-from .llm_layer_reader import digest_tensors, find_saved_layer
+from .llm_layer_reader import find_saved_layer
 
 
 try:

@@ -71,6 +71,9 @@ class HubServer:
         self.answers_to_break_off = 0  # of those to ranges, after half of their bytes
         self.redirects_to_another_host = False  # the contents of weight files, as the Hub does with its storage
         self.answers_to_stall = 0  # of those to ranges, for a second each
+        self.bad_answer = None  # to requests of ranges: "page", "whole", "other range", "other size", "too much"
+        self.ranges_before_it = 0
+        self.badly_answered = None  # the range of the request that got it
         self.authorized_elsewhere = []  # tokens that reached the other host
         self._lock = threading.Lock()
         self._server = None
@@ -145,6 +148,15 @@ class HubServer:
         with self._lock:
             self.answers_to_stall -= 1
             return self.answers_to_stall >= 0
+
+    def takes_bad_answer(self, range):
+        """Return the bad answer that this request for a range gets; it is given once."""
+        with self._lock:
+            self.ranges_before_it -= 1
+            if self.bad_answer is None or self.ranges_before_it >= 0:
+                return None
+            bad, self.bad_answer, self.badly_answered = self.bad_answer, None, range
+            return bad
 
     @property
     def bytes_sent(self):
@@ -354,6 +366,12 @@ class HubHandler(BaseHTTPRequestHandler):
                 self.fail(416, None, "Range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
                 return
             status = 206
+        bad = self.server_state.takes_bad_answer(self.headers["Range"]) if status == 206 else None
+        if bad == "page":
+            self.send_page()
+            return
+        if bad == "whole":
+            start, stop, status = 0, size, 200
         self.send_response(status)
         self.send_header("ETag", f'"{blob_id(path)}"')
         self.send_header("X-Repo-Commit", commit)
@@ -361,7 +379,9 @@ class HubHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(stop - start))
         if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+            begin, end = (start + 1, stop) if bad == "other range" else (start, stop)
+            end += 5 if bad == "too much" else 0
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{size + (bad == 'other size')}")
         self.end_headers()
         sent = 0
         if self.command != "HEAD":
@@ -377,6 +397,15 @@ class HubHandler(BaseHTTPRequestHandler):
                     self.wfile.write(chunk)
                     sent += len(chunk)
         self.note(status, sent)
+
+    def send_page(self):
+        body = b"<html>Please sign in to the network of this hotel.</html>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.note(200, len(body))
 
     def send_json(self, value):
         body = json.dumps(value).encode()

@@ -12,9 +12,10 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
+from hf_frozen_llm.modeling.checkpoint_files import digest_tensors
 from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
-from hf_frozen_llm.modeling.llm_layer_reader import digest_tensors, find_saved_layer
+from hf_frozen_llm.modeling.llm_layer_reader import find_saved_layer
 from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.tasks.classification import ClassificationTask
 from hf_frozen_llm.training.evaluate import refuse_missing_folder
