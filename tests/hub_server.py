@@ -12,12 +12,15 @@ with HubServer() as hub:
 ```
 """
 
+import base64
 import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -74,6 +77,7 @@ class HubServer:
         self.bad_answer = None  # to requests of ranges: "page", "whole", "other range", "other size", "too much"
         self.ranges_before_it = 0
         self.badly_answered = None  # the range of the request that got it
+        self.uploads = None  # folder of the commits that clients made
         self.authorized_elsewhere = []  # tokens that reached the other host
         self._lock = threading.Lock()
         self._server = None
@@ -92,6 +96,8 @@ class HubServer:
     def __exit__(self, *exc):
         self._server.shutdown()
         self._server.server_close()
+        if self.uploads is not None:
+            self.uploads.cleanup()
 
     @property
     def url(self):
@@ -111,6 +117,21 @@ class HubServer:
         repository.commits[commit] = Path(folder)
         repository.refs[revision] = commit
         return commit
+
+    def commit(self, name, kind="models", revision="main", files=None, deleted=()):
+        """Add a commit as clients do: the files of the last one, and these."""
+        with self._lock:
+            self.uploads = self.uploads or tempfile.TemporaryDirectory()
+            folder = Path(tempfile.mkdtemp(dir=self.uploads.name))
+            repository = self.repositories.get((kind, name))
+            if repository is not None:
+                shutil.copytree(repository.commits[repository.resolve(revision)], folder, dirs_exist_ok=True)
+        for path in deleted:
+            (folder / path).unlink()
+        for path, content in (files or {}).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        return self.add(name, folder, kind=kind, revision=revision)
 
     @contextlib.contextmanager
     def answering(self):
@@ -228,7 +249,10 @@ class HubServer:
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """`/api/{kind}/{repo}[/revision|tree|paths-info/…]`, `/{repo}/resolve/{revision}/{file}`, `/api/whoami-v2`."""
+    """
+    `/api/{kind}/{repo}[/revision|tree|paths-info|preupload|commit/…]`, `/{repo}/resolve/{revision}/{file}`,
+    `/api/whoami-v2`, `/api/repos/create`, `/api/validate-yaml`. Uploaded files are parts of the commit, without LFS.
+    """
 
     protocol_version = "HTTP/1.1"
     server_state: HubServer
@@ -255,6 +279,7 @@ class HubHandler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         api = re.match(r"^/api/(models|datasets)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?$", path)
         file = re.match(r"^/(?:(datasets)/)?(.+?)/resolve/([^/]+)/(.+)$", path)
+        upload = re.match(r"^/api/(models|datasets)/(.+?)/(preupload|commit)/([^/]+)$", path)
         if path == "/api/whoami-v2":
             token = self.token()
             known = {r.token for r in self.server_state.repositories.values() if r.token}
@@ -262,6 +287,16 @@ class HubHandler(BaseHTTPRequestHandler):
                 self.send_json({"name": "tester", "type": "user", "auth": {"accessToken": {"role": "read"}}})
             else:
                 self.fail(401, None, "Invalid credentials in Authorization header")
+        elif path == "/api/repos/create":
+            asked = json.loads(self.request_body)
+            name, kind = f"{asked.get('organization') or 'tester'}/{asked['name']}", f"{asked.get('type', 'model')}s"
+            if (kind, name) not in self.server_state.repositories:
+                self.server_state.commit(name, kind)
+            self.send_json({"url": f"{self.server_state.url}/{name}", "name": name, "id": name})
+        elif path == "/api/validate-yaml":
+            self.send_json({"warnings": [], "errors": []})
+        elif upload:
+            self.receive(*upload.groups())
         elif file:
             self.send_file_of(file[1] or "models", file[2], file[3], file[4])
         elif api:
@@ -328,6 +363,25 @@ class HubHandler(BaseHTTPRequestHandler):
             paths = parse_qs(body).get("paths", []) if form else json.loads(body or "{}").get("paths", [])
             entries = tree(files, "", True)
             self.send_json([e for e in entries if e["path"] in paths])
+
+    def receive(self, kind, name, action, revision):
+        if self.find(kind, name, revision, content=True) is None:
+            return
+        if action == "preupload":
+            paths = [file["path"] for file in json.loads(self.request_body)["files"]]
+            self.send_json(
+                {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+            )
+            return
+        lines = [json.loads(line) for line in self.request_body.splitlines()]
+        files = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"])
+            for line in lines
+            if line["key"] == "file"
+        }
+        deleted = [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
+        commit = self.server_state.commit(name, kind, revision, files, deleted)
+        self.send_json({"commitUrl": f"{self.server_state.url}/{name}/commit/{commit}", "commitOid": commit})
 
     def send_file_of(self, kind, name, revision, file_name):
         # The other host checks no tokens: its URL is the permission.
