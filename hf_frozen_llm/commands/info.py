@@ -9,7 +9,6 @@ import torch
 from huggingface_hub import ModelCard, get_safetensors_metadata, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from safetensors import safe_open
-from transformers import AutoConfig
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
 from hf_frozen_llm.modeling.checkpoint_files import digest_tensors
@@ -18,7 +17,7 @@ from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 from hf_frozen_llm.modeling.llm_layer_reader import find_saved_layer
 from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.tasks.classification import ClassificationTask
-from hf_frozen_llm.training.evaluate import refuse_missing_folder
+from hf_frozen_llm.training.evaluate import load_saved_config, refuse_missing_folder
 from hf_frozen_llm.training.train import count_parameters
 
 
@@ -43,7 +42,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
         `ValueError`: if it is not one of this package, or if the layer is not the one that was saved.
     """
     refuse_missing_folder(name_or_path)
-    config: Any = AutoConfig.from_pretrained(name_or_path)
+    config: Any = load_saved_config(name_or_path)
     if not isinstance(config, WithLLMBlockConfigMixin):
         raise ValueError(
             f"{name_or_path} is a {config.model_type}, not a model of this package. Give a folder that "

@@ -130,6 +130,25 @@ def refuse_missing_folder(name_or_path: str) -> None:
         )
 
 
+def load_saved_config(name_or_path: str) -> Any:
+    """
+    Load the configuration of a saved model.
+
+    Raises:
+        `ValueError`: for a model that is unknown, or has code of its own, which no model of this package needs.
+    """
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except ValueError as error:
+        problem = str(error)
+        if "trust_remote_code" in problem:
+            problem = (
+                "not a model of this package: it has code of its own (auto_map in its config.json), which is never "
+                "executed here (trust_remote_code=False)."
+            )
+        raise ValueError(f"{name_or_path}: {problem}") from error
+
+
 def read_evaluation_recipe(
     model_name_or_path: str, overrides: Sequence[str], command: str = "evaluate", unused: Collection[str] = ()
 ) -> Recipe:
@@ -144,11 +163,13 @@ def read_evaluation_recipe(
     """
     refuse_missing_folder(model_name_or_path)
     try:
-        task = find_task(AutoConfig.from_pretrained(model_name_or_path).model_type)
+        config = load_saved_config(model_name_or_path)
     except OSError as error:
         raise OSError(
             f"{model_name_or_path} is neither a folder with a model nor a model on the Hub: {error}"
         ) from error
+    try:
+        task = find_task(config.model_type)
     except ValueError as error:
         raise ValueError(f"{model_name_or_path}: {error}") from error
     overrides = ["--task", task.name, *overrides]  # the valid keys depend on it
