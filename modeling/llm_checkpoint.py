@@ -74,6 +74,7 @@ class LLMCheckpoint:
         self.weight_map: dict[str, str] = {}
         self._cache_folder: str | None = None
         self._cached_layers: list[SafetensorsFile] = []
+        self._bytes_from_cache = 0
         if is_gguf(name_or_path):
             self._gguf, self.revision = open_gguf(name_or_path, revision, self.hub_kwargs)
             self._files[name_or_path] = self._gguf
@@ -191,6 +192,8 @@ class LLMCheckpoint:
                     for source in ranges:
                         source.close()
                     layer = write_layer(file, tensors, about)
+                    # `read` will add them, but they have been counted.
+                    self._bytes_from_cache -= sum(tensor.nbytes for tensor in tensors.values())
         self._cached_layers.append(layer)
 
     def keys_under(self, prefix: str, expected: set[str], base_model_prefix: str) -> dict[str, str]:
@@ -256,7 +259,9 @@ class LLMCheckpoint:
         """Read one tensor, as stored; a quantised one (GGUF, fp8, MXFP4) is dequantised."""
         for layer in self._cached_layers:
             if key in layer.keys():
-                return layer.read(key)
+                tensor = layer.read(key)
+                self._bytes_from_cache += tensor.nbytes
+                return tensor
         stored = [self._file_of(stored_key).read(stored_key) for stored_key in self._stored_keys_of(key)]
         if self._is_mxfp4(key):
             return convert_moe_packed_tensors(*stored)  # to bfloat16, exactly
@@ -271,8 +276,8 @@ class LLMCheckpoint:
 
     @property
     def bytes_read(self) -> int:
-        """Number of bytes read from the weight files so far, headers included; not those from the cache of layers."""
-        return sum(file.bytes_read for file in self._files.values())
+        """Number of bytes read from the weight files, or from cached layers, so far; headers included."""
+        return sum(file.bytes_read for file in self._files.values()) + self._bytes_from_cache
 
     def close(self) -> None:
         for file in (*self._files.values(), *self._cached_layers):

@@ -91,8 +91,11 @@ def test_kept_in_the_cache(folder, llm, hub, tmp_path):
     hub.add(NAME, folder)
     build()
     hub.clear()
-    assert_right(build(), llm)
+    block = build()
+    assert_right(block, llm)
     assert bytes_of_weights(hub) == 0
+    layer = sum(2 * parameter.numel() for parameter in block.llm_layers.parameters())
+    assert layer <= block.bytes_read <= 1.02 * layer + bytes_of_headers(folder)
     with hub.active(tmp_path / "hf_home", offline=True):
         hub.clear()
         assert_right(build(), llm)
