@@ -67,7 +67,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
         place = "after the last layer" if block.position == -1 else f"after {block.position} layers"
         facts["LLM block"] = f"kind {block.kind}, {place} of the host"
         facts["input scale"] = f"{block.input_scale:g}" + (", as released" if block.input_scale == 1 else "")
-        facts["LLM"] = f"{block.llm_name_or_path} at revision {block.llm_revision or UNKNOWN}"
+        facts["LLM"] = f"{block.llm_name_or_path or UNKNOWN} at revision {block.llm_revision or UNKNOWN}"
         facts["licence of the LLM"] = find_licence(block.llm_name_or_path)
         if block.kind == "llm":
             text_config = block.llm_config.get_text_config(decoder=True)

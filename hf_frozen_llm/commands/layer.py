@@ -88,7 +88,7 @@ def extract_layers(
         folder.mkdir()
         vars(config).pop("quantization_config", None)  # tensors are dequantised when they are read
         config.save_pretrained(folder)
-        about = {"repository": name_or_path, "commit": commit or UNKNOWN}
+        about = {} if commit is None else {"repository": name_or_path, "commit": commit}
         write_layer(str(folder / "model.safetensors"), tensors, about).close()
         card = f"license: {licence}\n" if not licence.startswith(UNKNOWN) else ""
         layers = ", ".join(map(str, built.indices))

@@ -247,7 +247,7 @@ class TaskTrainer(Trainer):
         modules = [] if self.llm_block is None else self.llm_block.modules()
         is_mergeable = any(hasattr(module, "base_layer") for module in modules)
         if is_mergeable:
-            logger.warning("The model is pushed at the end of the training, when LoRA has been merged into its layer.")
+            logger.warning_once("The model is pushed at the end of the training, with LoRA merged into its layer.")
         else:
             self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
