@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Files of checkpoints, read one tensor at a time: safetensors and `.bin`."""
 
+import hashlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
 
@@ -57,6 +59,36 @@ class ByteSource(Protocol):
     def close(self) -> None: ...
 
 
+class TensorFile(Protocol):
+    """
+    Tensors of a checkpoint, read one at a time: of a file, or of several that belong together (GGUF, Meta's format).
+
+    Args:
+        bytes_read (`int`): number of bytes read so far, headers included.
+    """
+
+    @property
+    def bytes_read(self) -> int: ...
+
+    def keys(self) -> list[str]:
+        """Return the names of the tensors."""
+        ...
+
+    def size_of(self, key: str) -> tuple[int, str]:
+        """Return a tensor's size in bytes and its stored data type."""
+        ...
+
+    def byte_ranges(self, key: str) -> list[tuple[ByteSource, int, int]]:
+        """Return the byte ranges of a tensor, each as its file, its first byte and the one after its last."""
+        ...
+
+    def read(self, key: str) -> torch.Tensor:
+        """Read one tensor."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class LocalFile:
     """A local file that is read by byte ranges."""
 
@@ -84,7 +116,7 @@ class LocalFile:
 
 
 class SafetensorsFile:
-    """The tensors of one safetensors file, read one at a time."""
+    """The tensors of one safetensors file, read one at a time; those of a local file through `safe_open`."""
 
     def __init__(self, file: ByteSource):
         self.file = file
@@ -101,7 +133,7 @@ class SafetensorsFile:
         self.data_start = 8 + header_length
         try:
             self.header = json.loads(file.read(8, header_length), object_pairs_hook=refuse_duplicates)
-            self.header.pop("__metadata__", None)
+            self.metadata = self.header.pop("__metadata__", None) or {}
             ranges = [(*self._offsets(entry), key) for key, entry in self.header.items()]
             refuse_overlaps(ranges)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -112,6 +144,12 @@ class SafetensorsFile:
                 f"{file.path} is truncated: by its header it has {stop} bytes, but it has {file.size}. Download or "
                 "copy it again."
             )
+        if isinstance(file, LocalFile):
+            try:
+                with safe_open(file.path, framework="pt"):
+                    pass  # it checks the header
+            except SafetensorError as error:
+                raise ValueError(f"{file.path} is corrupt ({error}). Download or copy it again.") from error
 
     @staticmethod
     def _offsets(entry: dict) -> tuple[int, int]:
@@ -122,20 +160,24 @@ class SafetensorsFile:
             raise ValueError(f"data type {entry['dtype']}")
         return begin, end
 
+    @property
+    def bytes_read(self) -> int:
+        return self.file.bytes_read
+
     def keys(self) -> list[str]:
         return list(self.header)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """Return a tensor's size in bytes and its stored data type."""
         begin, end = self.header[key]["data_offsets"]
         return end - begin, self.header[key]["dtype"]
 
     def byte_ranges(self, key: str) -> list[tuple[ByteSource, int, int]]:
-        """Return the byte ranges of a tensor, each as its file, its first byte and the one after its last."""
+        self._dtype_of(key)
         begin, end = self.header[key]["data_offsets"]
         return [(self.file, self.data_start + begin, self.data_start + end)]
 
-    def read(self, key: str) -> torch.Tensor:
+    def _dtype_of(self, key: str) -> torch.dtype:
+        """Return a tensor's data type; refuse an unknown one, and a size that does not fit."""
         entry = self.header[key]
         begin, end = entry["data_offsets"]
         dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
@@ -146,8 +188,18 @@ class SafetensorsFile:
             )
         if end - begin != math.prod(entry["shape"]) * dtype.itemsize:
             raise ValueError(f"{self.file.path} is corrupt: the size of {key} does not match its shape.")
+        return dtype
+
+    def read(self, key: str) -> torch.Tensor:
+        dtype, entry = self._dtype_of(key), self.header[key]
+        begin, end = entry["data_offsets"]
         if begin == end:
             return torch.empty(entry["shape"], dtype=dtype)
+        if isinstance(self.file, LocalFile):
+            self.file.bytes_read += end - begin
+            # Opened for each tensor: the pages of a memory map stay in memory until it is closed.
+            with safe_open(self.file.path, framework="pt") as opened:
+                return opened.get_tensor(key)
         data = self.file.read(self.data_start + begin, end - begin)
         return torch.frombuffer(data, dtype=dtype).reshape(entry["shape"])
 
@@ -190,8 +242,10 @@ class PickleFile:
         return list(self.tensors)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """Return a tensor's size in bytes and its stored data type."""
         return self.tensors[key].nbytes, str(self.tensors[key].dtype).removeprefix("torch.")
+
+    def byte_ranges(self, key: str) -> list[tuple[ByteSource, int, int]]:
+        return []  # it is memory-mapped
 
     def read(self, key: str) -> torch.Tensor:
         tensor = self.tensors[key]
@@ -217,6 +271,23 @@ def refuse_overlaps(ranges: Iterable[tuple[int, int, str]]) -> None:
         if begin < last_end:
             raise ValueError(f"{name} and {last_name} overlap")
         last_end, last_name = end, name
+
+
+def update_digest(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    """Add a tensor's name, shape, data type and bytes to a SHA-256 digest."""
+    tensor = tensor.detach().cpu().contiguous()
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def digest_tensors(tensors: dict[str, torch.Tensor]) -> str | None:
+    """Return the SHA-256 digest of tensors; `None` if some are offloaded or sharded, so that it is not known."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if tensor.is_meta or type(tensor.data) is not torch.Tensor:
+            return None
+        update_digest(digest, name, tensor)
+    return digest.hexdigest()
 
 
 def unpermute_rotary_heads(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:

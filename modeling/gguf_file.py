@@ -204,11 +204,31 @@ class GGUFFile:
     def _stored(self, key: str) -> list[GGUFTensor]:
         return [self.tensors[name] for name in self._stored_names(key) if name in self.tensors]
 
-    def has(self, key: str) -> bool:
+    def keys(self) -> list[str]:
+        """Return no names: those of transformers are only known to [`find`]."""
+        return []
+
+    def find(self, prefix: str, expected: Iterable[str]) -> dict[str, str]:
+        """
+        Find the tensors of a module, see [`LLMCheckpoint.keys_under`].
+
+        Raises:
+            `ValueError`: if the file has tensors of the module that it does not expect.
+        """
+        keys = {name: f"model.{prefix}.{name}" for name in expected}
+        found = {name: key for name, key in keys.items() if self._has(key)}
+        if unused := self._unused(found.values()):
+            raise ValueError(
+                f"{self.file.path} holds tensors of {prefix} that this {self.architecture} has no place for: "
+                f"{unused}. Use the model's safetensors repository instead."
+            )
+        return found
+
+    def _has(self, key: str) -> bool:
         """Return whether the file holds the whole tensor that transformers calls `key`."""
         return len(self._stored(key)) == len(self._stored_names(key))
 
-    def unused(self, keys: Iterable[str]) -> list[str]:
+    def _unused(self, keys: Iterable[str]) -> list[str]:
         """Return the names of tensors that `keys` leave out of the layers and norms that they are of."""
         used = {name for key in keys for name in self._stored_names(key)}
         modules = {match[0] for name in used if (match := re.match(r"blk\.\d+\.|[^.]+\.", str(name)))}
@@ -217,12 +237,10 @@ class GGUFFile:
         return sorted(name for name in self.tensors if name.startswith(tuple(modules)) and name not in used)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """Return a tensor's size in bytes and its stored data type."""
         kinds = sorted({gguf.GGMLQuantizationType(tensor.kind).name for tensor in self._stored(key)})
         return sum(end - begin for _, begin, end in self.byte_ranges(key)), ", ".join(kinds)
 
     def byte_ranges(self, key: str) -> list[tuple[ByteSource, int, int]]:
-        """Return the byte ranges of a tensor, each as its file, its first byte and the one after its last."""
         return [
             (file, begin, begin + self._num_bytes(key, shape, kind)) for file, begin, shape, kind in self._stored(key)
         ]

@@ -6,8 +6,9 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import PureWindowsPath
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -17,21 +18,23 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.utils import cached_file, extract_commit_hash, logging
 
 from .checkpoint_files import (
-    ByteSource,
     LocalFile,
     PickleFile,
     SafetensorsFile,
+    TensorFile,
     dequantize_fp8,
     refuse_duplicates,
 )
 from .configuration_llm_block import refuse_too_many_layers
 from .gguf_file import GGUFFile
-from .hub_ranges import HubFile, RangesIgnored, is_offline, repository_folder
+from .hub_ranges import HubFile, RangesIgnored, is_offline, open_hub_files
+from .layer_cache import layer_folder, locked, open_layer, repository_folder, write_layer
 from .meta_checkpoint import MetaFile, is_meta_folder, read_meta_config
 
 
 logger = logging.get_logger(__name__)
 
+T = TypeVar("T")
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -44,7 +47,8 @@ WEIGHT_FILES = (
 class LLMCheckpoint:
     """
     The tensors of a language model's checkpoint. Only the files that hold a requested tensor are opened, and only its
-    bytes are read, from the Hub too. `.bin` files on the Hub are downloaded as a whole.
+    bytes are read, from the Hub too, whose layers are kept in a cache. `.bin` files on the Hub are downloaded as a
+    whole.
 
     Args:
         name_or_path (`str`):
@@ -63,17 +67,26 @@ class LLMCheckpoint:
         self.name_or_path = name_or_path
         self.revision = revision
         self.hub_kwargs = hub_kwargs or {}
-        self._files: dict[str, SafetensorsFile | PickleFile | MetaFile] = {}
+        self._files: dict[str, TensorFile] = {}
         self._gguf: GGUFFile | None = None
         # From each tensor to its stored keys: one, or those of its quantised values and their scales.
         self._stored_keys: dict[str, list[str]] = {}
+        self.weight_map: dict[str, str] = {}
+        self._cache_folder: str | None = None
+        self._cached_layers: list[SafetensorsFile] = []
+        self._bytes_from_cache = 0
         if is_gguf(name_or_path):
-            self._gguf = open_gguf(name_or_path, revision, self.hub_kwargs)[0]
+            self._gguf, self.revision = open_gguf(name_or_path, revision, self.hub_kwargs)
+            self._files[name_or_path] = self._gguf
+            if self.revision is not None:
+                repo_id, filename = _split_gguf_name(name_or_path)
+                self._cache_folder = os.path.join(layer_folder(repo_id, self.revision, self.hub_kwargs), filename)
             return
         _check_folder(name_or_path)
         self._on_hub = not os.path.isdir(name_or_path)
         if self._on_hub:
             self.revision = find_commit(name_or_path, "config.json", revision, self.hub_kwargs)
+            self._cache_folder = layer_folder(name_or_path, self.revision, self.hub_kwargs)
         self.weight_map = self._find_weight_map()
         for key in self.weight_map:
             name = key.removesuffix("_blocks")
@@ -124,14 +137,15 @@ class LLMCheckpoint:
     def _open(self, name: str, required: bool) -> bool:
         if self._on_hub and name.endswith(".safetensors"):
             try:
-                file = open_hub_file(self.name_or_path, name, cast(str, self.revision), self.hub_kwargs)
+                self._files[name] = open_on_hub(
+                    self.name_or_path, [name], cast(str, self.revision), self.hub_kwargs, SafetensorsFile
+                )
             except EntryNotFoundError as error:
                 if not required:
                     return False
                 raise FileNotFoundError(
                     f"{self.name_or_path} (revision {self.revision}) lacks {name}, which its index names. {error}"
                 ) from error
-            self._files[name] = SafetensorsFile(file)
             return True
         path = self._find(name, required)
         if path is None:
@@ -139,7 +153,7 @@ class LLMCheckpoint:
         self._files[name] = SafetensorsFile(LocalFile(path)) if name.endswith(".safetensors") else PickleFile(path)
         return True
 
-    def _file_of(self, key: str) -> SafetensorsFile | PickleFile | MetaFile | GGUFFile:
+    def _file_of(self, key: str) -> TensorFile:
         if self._gguf is not None:
             return self._gguf
         name = self.weight_map[key]
@@ -151,18 +165,36 @@ class LLMCheckpoint:
             raise ValueError(f"{self.name_or_path} stores {key} twice, in {name} and {twice[0]}. Download it again.")
         return self._files[name]
 
-    def prefetch(self, keys: list[str]) -> None:
-        """Download the bytes of these tensors in few requests; otherwise `read` requests each tensor separately."""
-        ranges: dict[HubFile, list[tuple[int, int]]] = {}
-        for stored_key in [stored_key for key in keys for stored_key in self._stored_keys_of(key)]:
-            opened = self._file_of(stored_key)
-            if isinstance(opened, (PickleFile, MetaFile)):
-                continue
-            for file, begin, end in opened.byte_ranges(stored_key):
-                if isinstance(file, HubFile):
-                    ranges.setdefault(file, []).append((begin, end))
-        for file, wanted in ranges.items():
-            file.prefetch(wanted)
+    def prefetch(self, path: str, keys: list[str]) -> None:
+        """
+        Download tensors of the module at `path` into the cache of layers, in few requests, unless they are there;
+        `read` reads them from it. Files that are on this machine as a whole are not cached again.
+        """
+        if self._cache_folder is None:
+            return
+        file = os.path.join(self._cache_folder, f"{path}.safetensors")
+        layer = open_layer(file, keys)
+        if layer is None:
+            ranges: dict[HubFile, list[tuple[int, int]]] = {}
+            for stored_key in [stored_key for key in keys for stored_key in self._stored_keys_of(key)]:
+                for source, begin, end in self._file_of(stored_key).byte_ranges(stored_key):
+                    if isinstance(source, HubFile):
+                        ranges.setdefault(source, []).append((begin, end))
+            if not ranges:
+                return
+            with locked(self._cache_folder):
+                layer = open_layer(file, keys)  # another process may have downloaded it meanwhile
+                if layer is None:
+                    for source, wanted in ranges.items():
+                        source.prefetch(wanted)
+                    tensors = {key: self.read(key).contiguous() for key in keys}
+                    about = {"repository": self.name_or_path, "commit": cast(str, self.revision), "module": path}
+                    for source in ranges:
+                        source.close()
+                    layer = write_layer(file, tensors, about)
+                    # `read` will add them, but they have been counted.
+                    self._bytes_from_cache -= sum(tensor.nbytes for tensor in tensors.values())
+        self._cached_layers.append(layer)
 
     def keys_under(self, prefix: str, expected: set[str], base_model_prefix: str) -> dict[str, str]:
         """
@@ -181,14 +213,7 @@ class LLMCheckpoint:
             `ValueError`: if several modules fit, or a GGUF file has tensors that the module does not expect.
         """
         if self._gguf is not None:
-            keys = {name: f"model.{prefix}.{name}" for name in expected}
-            found_keys = {name: key for name, key in keys.items() if self._gguf.has(key)}
-            if unused := self._gguf.unused(found_keys.values()):
-                raise ValueError(
-                    f"{self.name_or_path} holds tensors of {prefix} that this {self._gguf.architecture} has no place "
-                    f"for: {unused}. Use the model's safetensors repository instead."
-                )
-            return found_keys
+            return self._gguf.find(prefix, expected)
         found = self._modules_that_end_in(prefix)
         if not found and re.match("(language|text)_model\\.", prefix):
             # Published vision-language checkpoints have longer paths, such as `language_model.model.layers.3`.
@@ -225,13 +250,18 @@ class LLMCheckpoint:
         return sum(size for size, _ in sizes), "MXFP4" if self._is_mxfp4(key) else sizes[0][1]
 
     def _stored_keys_of(self, key: str) -> list[str]:
-        return [key] if self._gguf is not None else self._stored_keys[key]
+        return self._stored_keys.get(key, [key])  # GGUF has no list of keys
 
     def _is_mxfp4(self, key: str) -> bool:
         return self._stored_keys_of(key)[0] == f"{key}_blocks"
 
     def read(self, key: str) -> torch.Tensor:
         """Read one tensor, as stored; a quantised one (GGUF, fp8, MXFP4) is dequantised."""
+        for layer in self._cached_layers:
+            if key in layer.keys():
+                tensor = layer.read(key)
+                self._bytes_from_cache += tensor.nbytes
+                return tensor
         stored = [self._file_of(stored_key).read(stored_key) for stored_key in self._stored_keys_of(key)]
         if self._is_mxfp4(key):
             return convert_moe_packed_tensors(*stored)  # to bfloat16, exactly
@@ -246,17 +276,11 @@ class LLMCheckpoint:
 
     @property
     def bytes_read(self) -> int:
-        """Number of bytes read from the weight files so far, headers included."""
-        return sum(
-            file.file.bytes_read if isinstance(file, SafetensorsFile) else file.bytes_read
-            for file in self._open_files()
-        )
-
-    def _open_files(self) -> list[SafetensorsFile | PickleFile | MetaFile | GGUFFile]:
-        return [self._gguf] if self._gguf is not None else list(self._files.values())
+        """Number of bytes read from the weight files, or from cached layers, so far; headers included."""
+        return sum(file.bytes_read for file in self._files.values()) + self._bytes_from_cache
 
     def close(self) -> None:
-        for file in self._open_files():
+        for file in (*self._files.values(), *self._cached_layers):
             file.close()
 
     def __enter__(self) -> "LLMCheckpoint":
@@ -298,7 +322,9 @@ def find_commit(repo_id: str, filename: str, revision: str | None, hub_kwargs: d
     if is_offline(hub_kwargs):
         if os.path.isfile(path):
             with open(path) as file:
-                return file.read().strip()
+                known = file.read().strip()
+            if re.fullmatch("[0-9a-f]{40}", known):
+                return known
         raise LocalEntryNotFoundError(
             f"{repo_id} (revision {revision}) is not in the cache, and cannot be downloaded in offline mode "
             "(HF_HUB_OFFLINE, local_files_only)."
@@ -308,21 +334,27 @@ def find_commit(repo_id: str, filename: str, revision: str | None, hub_kwargs: d
     if commit is None:
         raise OSError(f"{repo_id}: the server at {url} does not say which commit {revision} is.")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w") as file:
-        file.write(commit)
+    with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path), delete=False) as temporary:
+        temporary.write(commit)
+    os.replace(temporary.name, path)
     return commit
 
 
-def open_hub_file(repo_id: str, filename: str, commit: str, hub_kwargs: dict[str, Any]) -> ByteSource:
-    """Open a file of the Hub: from the Hub's cache if it holds the whole file, else by byte ranges."""
-    path = try_to_load_from_cache(repo_id, filename, cache_dir=hub_kwargs.get("cache_dir"), revision=commit)
-    if isinstance(path, str):
-        return LocalFile(path)
-    try:
-        return HubFile(repo_id, filename, commit, hub_kwargs)
-    except RangesIgnored:
-        logger.warning(f"{repo_id}: the server ignores range requests, so {filename} is downloaded as a whole.")
-        return LocalFile(hf_hub_download(repo_id, filename, revision=commit, **hub_kwargs))
+def open_on_hub(
+    repo_id: str, names: Sequence[str], commit: str, hub_kwargs: dict[str, Any], parse: Callable[..., T]
+) -> T:
+    """Open files of the Hub that belong together: from its cache if it holds them as a whole, else by byte ranges."""
+    cached = [
+        try_to_load_from_cache(repo_id, name, cache_dir=hub_kwargs.get("cache_dir"), revision=commit) for name in names
+    ]
+    paths = [path for path in cached if isinstance(path, str)]
+    if len(paths) < len(names):
+        try:
+            return open_hub_files([HubFile(repo_id, name, commit, hub_kwargs) for name in names], parse)
+        except RangesIgnored:
+            logger.warning(f"{repo_id}: the server ignores range requests, so {names[0]} is downloaded as a whole.")
+            paths = [hf_hub_download(repo_id, name, revision=commit, **hub_kwargs) for name in names]
+    return parse(*map(LocalFile, paths))
 
 
 def is_gguf(name_or_path: str) -> bool:
@@ -342,14 +374,19 @@ def open_gguf(name_or_path: str, revision: str | None, hub_kwargs: dict[str, Any
         if missing := [path for path in paths if not os.path.isfile(path)]:
             raise FileNotFoundError(f"{name_or_path} is a part of a split GGUF file; {missing[0]} is missing.")
         return GGUFFile(*map(LocalFile, paths)), None
-    owner, _, rest = name_or_path.partition("/")
-    repository, _, filename = rest.partition("/")
-    if not filename or os.path.isabs(name_or_path) or owner in (".", ".."):
-        raise FileNotFoundError(f"{name_or_path}: there is no such GGUF file.")
-    repo_id = f"{owner}/{repository}"
+    repo_id, filename = _split_gguf_name(name_or_path)
     commit = find_commit(repo_id, filename, revision, hub_kwargs)
     names = [path.removeprefix(f"{repo_id}/") for path in paths]
-    return GGUFFile(*(open_hub_file(repo_id, name, commit, hub_kwargs) for name in names)), commit
+    return open_on_hub(repo_id, names, commit, hub_kwargs, GGUFFile), commit
+
+
+def _split_gguf_name(name: str) -> tuple[str, str]:
+    """Return the repository and the file of `owner/repository/file.gguf`."""
+    owner, _, rest = name.partition("/")
+    repository, _, filename = rest.partition("/")
+    if not filename or os.path.isabs(name) or owner in (".", ".."):
+        raise FileNotFoundError(f"{name}: there is no such GGUF file.")
+    return f"{owner}/{repository}", filename
 
 
 def _set_gguf_rope_scaling(config: PreTrainedConfig, file: GGUFFile) -> None:

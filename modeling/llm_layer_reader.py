@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from .checkpoint_files import update_digest
 from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
 from .llm_conversion import convert_tensors, find_keys
@@ -99,7 +100,7 @@ class LLMLayerReader:
             is_complete = expected <= set(found)
             if is_complete:
                 self._check_unused(path, set(found) - expected)
-            checkpoint.prefetch([found[name] for name in (expected if is_complete else found)])
+            checkpoint.prefetch(path, [found[name] for name in (expected if is_complete else found)])
             if not is_complete:
                 tensors = {name: checkpoint.read(key) for name, key in found.items()}
                 for name, tensor in tensors.items():
@@ -155,27 +156,10 @@ class LLMLayerReader:
         target._is_hf_initialized = True  # type: ignore[attr-defined]
 
 
-def update_digest(digest: Any, name: str, tensor: torch.Tensor) -> None:
-    """Add a tensor's name, shape, data type and bytes to a SHA-256 digest."""
-    tensor = tensor.detach().cpu().contiguous()
-    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-
-
-def digest_tensors(tensors: dict[str, torch.Tensor]) -> str | None:
-    """Return the SHA-256 digest of tensors; `None` if some are offloaded or sharded, so that it is not known."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        if tensor.is_meta or type(tensor.data) is not torch.Tensor:
-            return None
-        update_digest(digest, name, tensor)
-    return digest.hexdigest()
-
-
 def find_saved_layer(checkpoint: LLMCheckpoint) -> dict[str, str]:
     """Map the names of a saved model's LLM layers and norm in its block to their keys in its checkpoint."""
     keys = {key.removeprefix("llm_block."): key for key in checkpoint.keys()}
     return {name: key for name, key in keys.items() if name.startswith(("llm_layers.", "final_norm."))}
 
 
-__all__ = ["LLMLayerReader", "digest_tensors", "find_saved_layer"]
+__all__ = ["LLMLayerReader", "find_saved_layer"]

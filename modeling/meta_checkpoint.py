@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from transformers import LlamaConfig
 
-from .checkpoint_files import PickleFile, unpermute_rotary_heads
+from .checkpoint_files import ByteSource, PickleFile, unpermute_rotary_heads
 
 
 # From Meta's names of a layer's tensors to transformers'.
@@ -107,9 +107,11 @@ class MetaFile:
         return list(self._names)
 
     def size_of(self, key: str) -> tuple[int, str]:
-        """Return a tensor's size in bytes and its stored data type."""
         sizes = [file.size_of(self._names[key]) for file in self.files]
         return sizes[0][0] if self._split_dim(key) is None else sum(size for size, _ in sizes), sizes[0][1]
+
+    def byte_ranges(self, key: str) -> list[tuple[ByteSource, int, int]]:
+        return []  # its files are memory-mapped
 
     def _split_dim(self, key: str) -> int | None:
         name = re.sub(r"^layers\.\d+\.|\.weight$", "", self._names[key])

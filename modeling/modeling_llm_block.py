@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.output_capturing import OutputRecorder
 
+from .checkpoint_files import digest_tensors
 from .configuration_llm_block import LLMBlockConfig
 from .fast_llm_layer import AttentionPlan, LayerPlan, choose_attention_plan, folds_output, run_layer
 from .llm_checkpoint import load_llm_config
@@ -27,7 +28,7 @@ from .llm_layer import (
     init_unit_norm,
 )
 from .llm_layer_call import LLMLayerCaller, attention_bias
-from .llm_layer_reader import LLMLayerReader, digest_tensors
+from .llm_layer_reader import LLMLayerReader
 from .llm_layer_scale import balanced_input_scale, layer_update_ratio
 from .llm_layer_weights import LayerWeights, find_layer_weights
 from .pretrained_model import LOADING, PreTrainedModelWithLLMBlock, check_stored_tensors

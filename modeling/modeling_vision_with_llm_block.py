@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import (
     BackboneOutput,
@@ -22,7 +22,7 @@ from .configuration_llm_block import LLMBlockConfig
 from .configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .pretrained_model import HUB_KWARGS, PreTrainedModelWithLLMBlock, needs_all_tokens
-from .vision_host import inspect_host, patch_grid, pixel_shape, vision_config_of
+from .vision_host import inspect_host, load_host_config, patch_grid, pixel_shape, vision_config_of
 
 
 class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
@@ -104,8 +104,8 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
                 See [`VisionWithLLMBlockConfig`].
             kwargs:
                 `num_labels`, `id2label` and `label2id`, which replace a classifier of another size; `out_features` and
-                other fields of the new model's configuration; fields of the host's configuration; and arguments of
-                `from_pretrained`.
+                other fields of the new model's configuration; fields of the host's configuration; `trust_remote_code`,
+                without which code in the host's repository is not executed; and arguments of `from_pretrained`.
 
         Raises:
             `ValueError`: if the checkpoint lacks weights of the host, if its classifier does not fit and no labels are
@@ -117,9 +117,7 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         own_kwargs = {name: kwargs.pop(name) for name in own if name in kwargs}
         model_kwargs = {n: kwargs.pop(n) for n in ("attn_implementation", "dtype", "torch_dtype") if n in kwargs}
         gives_labels = not {"num_labels", "id2label", "label2id"}.isdisjoint(kwargs)
-        host_config, kwargs = AutoConfig.from_pretrained(
-            pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
-        )
+        host_config, kwargs = load_host_config(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
         if isinstance(host_config, VisionWithLLMBlockConfig):
             raise ValueError(
                 f"{pretrained_model_name_or_path} is not a plain host but a saved model of this class: load it by "

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from .checkpoint_files import SAFETENSORS_DTYPES
+from .checkpoint_files import SAFETENSORS_DTYPES, digest_tensors
 from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
-from .llm_layer_reader import digest_tensors, find_saved_layer
+from .llm_layer_reader import find_saved_layer
+from .publishing import is_publishing, leave_out_local_paths, publishing
 
 
 try:
@@ -95,7 +96,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
     def _keys_left_out_of_checkpoints(self) -> set[str]:
         """Return exactly the keys that Trainer's checkpoints leave out: its resume warns about other missing keys."""
         block = self._get_llm_block()
-        if block is None or not block.is_reloadable():
+        if block is None or not block.is_reloadable() or block.config.llm_name_or_path is None:
             return set()
         # A block nested in a third-party model is saved by that model, which cannot write light checkpoints.
         return set() if block is self and block.config.save_weights else self._llm_keys()
@@ -217,6 +218,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         model.config = copy.deepcopy(self.config)
         if block is not None and not getattr(self, "_hf_peft_config_loaded", False):
             model._describe_saved_block(block, is_trainer_checkpoint, given_state_dict)
+        if is_publishing():
+            leave_out_local_paths(model.config)
         with _written_atomically(folder, is_main_process) as written_folder:
             super(PreTrainedModelWithLLMBlock, model).save_pretrained(
                 written_folder, is_main_process=is_main_process, **kwargs
@@ -226,6 +229,11 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}
             hub_kwargs.setdefault("repo_id", os.path.basename(os.path.normpath(folder)))
             self.push_to_hub(**hub_kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        r"""Push a model as in transformers; its `config.json` leaves out paths of this machine."""
+        with publishing():
+            return super().push_to_hub(*args, **kwargs)
 
     def _with_published_names(self, state_dict: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor] | None:
         """
@@ -249,7 +257,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         config = copy.deepcopy(block.config)
         is_unmodified = block.is_unmodified()
         is_reproducible = block.is_reloadable() and is_unmodified
-        config.save_weights = not (is_reproducible and (light or not config.save_weights))
+        can_be_left_out = is_reproducible and config.llm_name_or_path is not None
+        config.save_weights = not (can_be_left_out and (light or not config.save_weights))
         config.fingerprint = config.fingerprint if is_reproducible else None
         config.saved_fingerprint = None
         if config.save_weights and config.kind == "llm":

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 
 # Parameters of the tokens that an embedding puts before the patches, in this order.
@@ -87,6 +87,26 @@ class VisionHost:
         if not self.norm_is_after_pooling:
             norm = self.norm(model)
             norm.__class__ = _deferred_class(type(norm))
+
+
+def load_host_config(name_or_path: Any, trust_remote_code: bool = False, **kwargs: Any) -> Any:
+    """
+    Load the configuration of a published host as `AutoConfig.from_pretrained` does, which would ask on the terminal
+    whether to execute a repository's code.
+
+    Raises:
+        `ValueError`: for a configuration with code of its own, unless `trust_remote_code`.
+    """
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **kwargs)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{name_or_path} has code of its own (auto_map in its config.json), which is not executed. If you have "
+            "read it and trust it, set trust_remote_code=True in from_host_pretrained, or `--host.trust_remote_code "
+            "true` on the command line; the vision encoder itself must be one of transformers."
+        ) from error
 
 
 def vision_config_of(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -252,4 +272,4 @@ def _find_feature_maps(host: VisionHost, model: PreTrainedModel, pixel_values: t
     host.map_kwargs = kwargs
 
 
-__all__ = ["VisionHost", "inspect_host", "patch_grid", "pixel_shape", "vision_config_of"]
+__all__ = ["VisionHost", "inspect_host", "load_host_config", "patch_grid", "pixel_shape", "vision_config_of"]

@@ -12,12 +12,15 @@ with HubServer() as hub:
 ```
 """
 
+import base64
 import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -71,6 +74,10 @@ class HubServer:
         self.answers_to_break_off = 0  # of those to ranges, after half of their bytes
         self.redirects_to_another_host = False  # the contents of weight files, as the Hub does with its storage
         self.answers_to_stall = 0  # of those to ranges, for a second each
+        self.bad_answer = None  # to requests of ranges: "page", "whole", "other range", "other size", "too much"
+        self.ranges_before_it = 0
+        self.badly_answered = None  # the range of the request that got it
+        self.uploads = None  # folder of the commits that clients made
         self.authorized_elsewhere = []  # tokens that reached the other host
         self._lock = threading.Lock()
         self._server = None
@@ -89,6 +96,8 @@ class HubServer:
     def __exit__(self, *exc):
         self._server.shutdown()
         self._server.server_close()
+        if self.uploads is not None:
+            self.uploads.cleanup()
 
     @property
     def url(self):
@@ -108,6 +117,21 @@ class HubServer:
         repository.commits[commit] = Path(folder)
         repository.refs[revision] = commit
         return commit
+
+    def commit(self, name, kind="models", revision="main", files=None, deleted=()):
+        """Add a commit as clients do: the files of the last one, and these."""
+        with self._lock:
+            self.uploads = self.uploads or tempfile.TemporaryDirectory()
+            folder = Path(tempfile.mkdtemp(dir=self.uploads.name))
+            repository = self.repositories.get((kind, name))
+            if repository is not None:
+                shutil.copytree(repository.commits[repository.resolve(revision)], folder, dirs_exist_ok=True)
+        for path in deleted:
+            (folder / path).unlink()
+        for path, content in (files or {}).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        return self.add(name, folder, kind=kind, revision=revision)
 
     @contextlib.contextmanager
     def answering(self):
@@ -145,6 +169,15 @@ class HubServer:
         with self._lock:
             self.answers_to_stall -= 1
             return self.answers_to_stall >= 0
+
+    def takes_bad_answer(self, range):
+        """Return the bad answer that this request for a range gets; it is given once."""
+        with self._lock:
+            self.ranges_before_it -= 1
+            if self.bad_answer is None or self.ranges_before_it >= 0:
+                return None
+            bad, self.bad_answer, self.badly_answered = self.bad_answer, None, range
+            return bad
 
     @property
     def bytes_sent(self):
@@ -216,7 +249,10 @@ class HubServer:
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """`/api/{kind}/{repo}[/revision|tree|paths-info/…]`, `/{repo}/resolve/{revision}/{file}`, `/api/whoami-v2`."""
+    """
+    `/api/{kind}/{repo}[/revision|tree|paths-info|preupload|commit/…]`, `/{repo}/resolve/{revision}/{file}`,
+    `/api/whoami-v2`, `/api/repos/create`, `/api/validate-yaml`. Uploaded files are parts of the commit, without LFS.
+    """
 
     protocol_version = "HTTP/1.1"
     server_state: HubServer
@@ -243,6 +279,7 @@ class HubHandler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         api = re.match(r"^/api/(models|datasets)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?$", path)
         file = re.match(r"^/(?:(datasets)/)?(.+?)/resolve/([^/]+)/(.+)$", path)
+        upload = re.match(r"^/api/(models|datasets)/(.+?)/(preupload|commit)/([^/]+)$", path)
         if path == "/api/whoami-v2":
             token = self.token()
             known = {r.token for r in self.server_state.repositories.values() if r.token}
@@ -250,6 +287,16 @@ class HubHandler(BaseHTTPRequestHandler):
                 self.send_json({"name": "tester", "type": "user", "auth": {"accessToken": {"role": "read"}}})
             else:
                 self.fail(401, None, "Invalid credentials in Authorization header")
+        elif path == "/api/repos/create":
+            asked = json.loads(self.request_body)
+            name, kind = f"{asked.get('organization') or 'tester'}/{asked['name']}", f"{asked.get('type', 'model')}s"
+            if (kind, name) not in self.server_state.repositories:
+                self.server_state.commit(name, kind)
+            self.send_json({"url": f"{self.server_state.url}/{name}", "name": name, "id": name})
+        elif path == "/api/validate-yaml":
+            self.send_json({"warnings": [], "errors": []})
+        elif upload:
+            self.receive(*upload.groups())
         elif file:
             self.send_file_of(file[1] or "models", file[2], file[3], file[4])
         elif api:
@@ -317,6 +364,25 @@ class HubHandler(BaseHTTPRequestHandler):
             entries = tree(files, "", True)
             self.send_json([e for e in entries if e["path"] in paths])
 
+    def receive(self, kind, name, action, revision):
+        if self.find(kind, name, revision, content=True) is None:
+            return
+        if action == "preupload":
+            paths = [file["path"] for file in json.loads(self.request_body)["files"]]
+            self.send_json(
+                {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+            )
+            return
+        lines = [json.loads(line) for line in self.request_body.splitlines()]
+        files = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"])
+            for line in lines
+            if line["key"] == "file"
+        }
+        deleted = [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
+        commit = self.server_state.commit(name, kind, revision, files, deleted)
+        self.send_json({"commitUrl": f"{self.server_state.url}/{name}/commit/{commit}", "commitOid": commit})
+
     def send_file_of(self, kind, name, revision, file_name):
         # The other host checks no tokens: its URL is the permission.
         is_elsewhere = "localhost" in self.headers.get("Host", "")
@@ -354,6 +420,12 @@ class HubHandler(BaseHTTPRequestHandler):
                 self.fail(416, None, "Range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
                 return
             status = 206
+        bad = self.server_state.takes_bad_answer(self.headers["Range"]) if status == 206 else None
+        if bad == "page":
+            self.send_page()
+            return
+        if bad == "whole":
+            start, stop, status = 0, size, 200
         self.send_response(status)
         self.send_header("ETag", f'"{blob_id(path)}"')
         self.send_header("X-Repo-Commit", commit)
@@ -361,7 +433,9 @@ class HubHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(stop - start))
         if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+            begin, end = (start + 1, stop) if bad == "other range" else (start, stop)
+            end += 5 if bad == "too much" else 0
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{size + (bad == 'other size')}")
         self.end_headers()
         sent = 0
         if self.command != "HEAD":
@@ -377,6 +451,15 @@ class HubHandler(BaseHTTPRequestHandler):
                     self.wfile.write(chunk)
                     sent += len(chunk)
         self.note(status, sent)
+
+    def send_page(self):
+        body = b"<html>Please sign in to the network of this hotel.</html>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.note(200, len(body))
 
     def send_json(self, value):
         body = json.dumps(value).encode()

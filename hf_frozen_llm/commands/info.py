@@ -9,13 +9,13 @@ import torch
 from huggingface_hub import ModelCard, get_safetensors_metadata, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from safetensors import safe_open
-from transformers import AutoConfig
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
+from hf_frozen_llm.modeling.checkpoint_files import digest_tensors
 from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
-from hf_frozen_llm.modeling.llm_layer_reader import digest_tensors, find_saved_layer
-from hf_frozen_llm.training.results import count_parameters, refuse_missing_folder
+from hf_frozen_llm.modeling.llm_layer_reader import find_saved_layer
+from hf_frozen_llm.training.results import count_parameters, load_saved_config, refuse_missing_folder
 
 
 UNKNOWN = "unknown"
@@ -39,7 +39,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
         `ValueError`: if it is not one of this package, or if the layer is not the one that was saved.
     """
     refuse_missing_folder(name_or_path)
-    config: Any = AutoConfig.from_pretrained(name_or_path)
+    config: Any = load_saved_config(name_or_path)
     if not isinstance(config, WithLLMBlockConfigMixin):
         raise ValueError(
             f"{name_or_path} is a {config.model_type}, not a model of this package. Give a folder that "
@@ -64,7 +64,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
         place = "after the last layer" if block.position == -1 else f"after {block.position} layers"
         facts["LLM block"] = f"kind {block.kind}, {place} of the host"
         facts["input scale"] = f"{block.input_scale:g}" + (", as released" if block.input_scale == 1 else "")
-        facts["LLM"] = f"{block.llm_name_or_path} at revision {block.llm_revision or UNKNOWN}"
+        facts["LLM"] = f"{block.llm_name_or_path or UNKNOWN} at revision {block.llm_revision or UNKNOWN}"
         facts["licence of the LLM"] = find_licence(block.llm_name_or_path)
         if block.kind == "llm":
             text_config = block.llm_config.get_text_config(decoder=True)

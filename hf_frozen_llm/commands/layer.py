@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from hf_frozen_llm.commands.info import UNKNOWN, find_licence
+from hf_frozen_llm.modeling.layer_cache import write_layer
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint, load_llm_config
 from hf_frozen_llm.modeling.llm_conversion import find_keys
 from hf_frozen_llm.modeling.llm_layer import LLMLayers, build_llm_layers
@@ -83,9 +83,9 @@ def extract_layers(
         modules.append((str(built.final_norm_path), built.final_norm))
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
         tensors = {}
-        for path, module in modules:  # in the order of a model's reads, to use the same cache entries
+        for path, module in modules:
             keys = list(find_layer_keys(checkpoint, built, path, module).values())
-            checkpoint.prefetch(keys)
+            checkpoint.prefetch(path, keys)
             tensors.update({key: checkpoint.read(key).contiguous() for key in keys})
     licence = find_licence(name_or_path)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,8 @@ def extract_layers(
         folder.mkdir()
         vars(config).pop("quantization_config", None)  # tensors are dequantised when they are read
         config.save_pretrained(folder)
-        save_file(tensors, Path(folder, "model.safetensors"), metadata={"format": "pt"})
+        about = {} if commit is None else {"repository": name_or_path, "commit": commit}
+        write_layer(str(folder / "model.safetensors"), tensors, about).close()
         card = f"license: {licence}\n" if not licence.startswith(UNKNOWN) else ""
         layers = ", ".join(map(str, built.indices))
         Path(folder, "README.md").write_text(

@@ -9,8 +9,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import EvaluationArguments
@@ -23,6 +21,7 @@ from hf_frozen_llm.training.results import (
     describe_device,
     failing_run,
     find_git_revision,
+    load_saved_config,
     read_results,
     refuse_missing_folder,
     to_json,
@@ -149,12 +148,13 @@ def read_evaluation_recipe(
     """
     refuse_missing_folder(model_name_or_path)
     try:
-        config = AutoConfig.from_pretrained(model_name_or_path)
-        task = find_task(config.model_type)
+        config = load_saved_config(model_name_or_path)
     except OSError as error:
         raise OSError(
             f"{model_name_or_path} is neither a folder with a model nor a model on the Hub: {error}"
         ) from error
+    try:
+        task = find_task(config.model_type)
     except ValueError as error:
         raise ValueError(f"{model_name_or_path}: {error}") from error
     overrides = ["--task", task.name, *overrides]  # the valid keys depend on it

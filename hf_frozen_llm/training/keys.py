@@ -33,7 +33,8 @@ def describe_training_keys() -> str:
         list_keys("Group llm_block: the block (`--llm_block null` is the plain host)", LLMBlockConfig, "llm_block."),
         textwrap.fill(
             "Group host: host.name_or_path and host.revision of a published host to start from, and the fields of "
-            "the host's configuration, such as host.hidden_size.",
+            "the host's configuration, such as host.hidden_size. host.trust_remote_code allows code in the host's "
+            "repository to be executed, which never happens without it.",
             WIDTH,
         ),
         textwrap.fill(

@@ -18,7 +18,7 @@ except ImportError:  # Windows
 
 logger = logging.get_logger(__name__)
 
-LOCK_FILE = ".run.lock"
+LOCK_FILE = "_run.lock"  # Trainer does not push files that begin with `_`
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import yaml
 from peft import LoraConfig
-from transformers import AutoConfig, TrainingArguments
+from transformers import TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
 import hf_frozen_llm.recipes
 from hf_frozen_llm import LLMBlockConfig
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
-from hf_frozen_llm.modeling.vision_host import vision_config_of
+from hf_frozen_llm.modeling.vision_host import load_host_config, vision_config_of
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.casting import RecipeLoader, cast, construct
@@ -43,7 +43,8 @@ class Recipe:
             Fields of [`LLMBlockConfig`]; `None` is the plain host.
         host (`dict[str, Any]`):
             Fields of the host's configuration, and `name_or_path` and `revision` of a published host to start from. If
-            the host may be any vision encoder, `model_type` says which, or `name_or_path` does.
+            the host may be any vision encoder, `model_type` says which, or `name_or_path` does; only with
+            `trust_remote_code` is code of its repository executed.
         lora (`dict[str, Any]`, *optional*):
             Fields of `peft.LoraConfig`, such as `r`: the LLM layers are trained by LoRA, and saved with it merged.
     """
@@ -257,7 +258,7 @@ def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> d
     keys: dict[str, Any] = {"name_or_path": str | None, "revision": str | None}
     config_class: type | None = CONFIG_MAPPING[model_type]
     if model_type == "vision_with_llm_block":
-        keys["model_type"] = str
+        keys |= {"model_type": str, "trust_remote_code": bool}
         config_class = find_host_class(entries)
     fields = {} if config_class is None else own_fields(config_class)
     return {**{name: fields[name] for name in fields if name != "llm_block" and not name.startswith("_")}, **keys}
@@ -286,8 +287,13 @@ def find_host_class(entries: dict[str, tuple[yaml.Node, str]]) -> type | None:
             "(`--host.model_type dinov2`) to build one, or host.name_or_path (`--host.name_or_path "
             "facebook/dinov2-small`) to start from a published one."
         )
-    if {key for key in entries if key.startswith("host.")} <= {"host.name_or_path", "host.revision"}:
+    if {key for key in entries if key.startswith("host.")} <= {
+        *("host.name_or_path", "host.revision", "host.trust_remote_code")
+    }:
         return None  # without fields to check, the host need not be reachable
     revision = cast("host.revision", str | None, *entries["host.revision"]) if "host.revision" in entries else None
-    published = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    trusted = "host.trust_remote_code" in entries and cast(
+        "host.trust_remote_code", bool, *entries["host.trust_remote_code"]
+    )
+    published = load_host_config(name_or_path, trust_remote_code=trusted, revision=revision)
     return type(vision_config_of(published))

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Write the results of a run, a JSON file beside the model, and read them."""
+"""The folder of a run: its results, a JSON file that is written and read, and the configuration of its model."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 import hf_frozen_llm
 
@@ -32,6 +32,25 @@ def refuse_missing_folder(name_or_path: str) -> None:
             f"{name_or_path} is neither a folder with a model nor a model on the Hub: there is no such folder, and "
             "the name of a model on the Hub is `owner/name`."
         )
+
+
+def load_saved_config(name_or_path: str) -> Any:
+    """
+    Load the configuration of a saved model.
+
+    Raises:
+        `ValueError`: for a model that is unknown, or has code of its own, which no model of this package needs.
+    """
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except ValueError as error:
+        problem = str(error)
+        if "trust_remote_code" in problem:
+            problem = (
+                "not a model of this package: it has code of its own (auto_map in its config.json), which is never "
+                "executed here (trust_remote_code=False)."
+            )
+        raise ValueError(f"{name_or_path}: {problem}") from error
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:

@@ -61,7 +61,8 @@ def find_defect(folder: str | Path, world_size: int = 1) -> str | None:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "trainer_state.json is missing or cut off."
-    if f"checkpoint-{state.get('global_step')}" != folder.name:
+    # `last-checkpoint` is the name on the Hub, with hub_strategy=checkpoint.
+    if folder.name not in (f"checkpoint-{state.get('global_step')}", "last-checkpoint"):
         return f"trainer_state.json is of step {state.get('global_step')}."
 
     index = folder / "model.safetensors.index.json"

@@ -25,7 +25,7 @@ from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.data.datasets import HFDataset, find_local, hold_out, take_samples
 from hf_frozen_llm.modeling.configuration_llm_block import own_fields
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
-from hf_frozen_llm.modeling.vision_host import vision_config_of
+from hf_frozen_llm.modeling.vision_host import load_host_config, vision_config_of
 from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.lora import add_lora
@@ -267,7 +267,7 @@ def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
     Returns:
         [`Run`]: to which `eval_dataset` is to be added.
     """
-    config = AutoConfig.from_pretrained(saved_model)
+    config = AutoConfig.from_pretrained(saved_model, trust_remote_code=False)
     task_class = find_task(config.model_type)
     settings = Settings(
         recipe=recipe,
@@ -349,6 +349,7 @@ def split_fields(
     """Return the host's fields, the fields that name a host (of the recipe's group), and the model's other fields."""
     fields = dict(settings.recipe.host)
     named = {name: fields.pop(name, None) for name in ("name_or_path", "revision", "model_type")}
+    named["trust_remote_code"] = fields.pop("trust_remote_code", False)
     if read := sorted(fields.keys() & config_fields.keys()):
         name = read[0]
         raise ValueError(
@@ -376,7 +377,8 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
         if name_or_path is None:
             host = AutoConfig.for_model(named["model_type"], **fields)
         else:
-            host = vision_config_of(AutoConfig.from_pretrained(name_or_path, revision=revision, **fields))
+            fields["trust_remote_code"] = named["trust_remote_code"]
+            host = vision_config_of(load_host_config(name_or_path, revision=revision, **fields))
         check_heads(host)
         return config_class(vision_config=host, **options)
     if name_or_path is None:
@@ -405,7 +407,7 @@ def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrained
         model = model_class(build_config(settings, config_fields))
     else:
         if named["model_type"] is not None:
-            published = AutoConfig.from_pretrained(name_or_path, revision=revision)
+            published = load_host_config(name_or_path, named["trust_remote_code"], revision=revision)
             published_type = vision_config_of(published).model_type
             if named["model_type"] != published_type:
                 raise ValueError(
@@ -414,6 +416,8 @@ def build_model(settings: Settings, config_fields: dict[str, Any]) -> PreTrained
                 )
         if revision is not None:
             options["revision"] = revision
+        if named["trust_remote_code"]:
+            options["trust_remote_code"] = True
         model = model_class.from_host_pretrained(name_or_path, dtype=torch.float32, **options, **fields)
     if args.classifier_init_scale != 1:
         if not hasattr(model, "classifier"):

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The Trainer of transformers for a task: augmentation on the device, records in evaluation, learning rates."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,15 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import IterableDatasetShard
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
+from huggingface_hub import upload_folder
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import nested_gather
-from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
-from transformers.utils import logging
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, get_last_checkpoint
+from transformers.utils import PushInProgress, logging
 
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from hf_frozen_llm.modeling.publishing import leave_out_local_paths, publishing
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.tasks.task import Batch, Predict, Record
 from hf_frozen_llm.training.optimizer import scale_learning_rates
@@ -75,6 +79,9 @@ class TaskTrainer(Trainer):
                 f"label_smoothing_factor is {args.label_smoothing_factor}, but a model of the task {task.name} "
                 "computes its own loss, without label smoothing. Remove it."
             )
+        block: Any = model._get_llm_block()
+        if args.push_to_hub and block is not None and block.is_reloadable():
+            leave_out_local_paths(copy.deepcopy(block.config))  # an error now, not at the first push
         super().__init__(
             model,
             args,
@@ -84,7 +91,7 @@ class TaskTrainer(Trainer):
             **kwargs,
         )
         self.task = task
-        self.llm_block: Any = model._get_llm_block()
+        self.llm_block = block
         self.layer_decay = layer_decay
         self.learning_rate_scales = learning_rate_scales or {}
         self.settings = settings
@@ -233,8 +240,10 @@ class TaskTrainer(Trainer):
             infinite = [parameter for parameter in trained if not parameter.isfinite().all()]
             if infinite:
                 self._stop_when_infinite(f"{len(infinite)} of {len(trained)} trained tensors are not finite")
-        super().save_model(output_dir, _internal_call)
         is_checkpoint = _internal_call and output_dir is not None  # `push_to_hub` names no folder
+        is_published = not is_checkpoint and (self.args.push_to_hub or _internal_call)
+        with publishing() if is_published else nullcontext():
+            super().save_model(output_dir, _internal_call)
         if is_checkpoint and hasattr(self, "_tr_loss"):
             losses: Any = nested_gather(self._tr_loss, self.args.parallel_mode)
             self.progress.losses = losses.reshape(-1).tolist()
@@ -244,12 +253,58 @@ class TaskTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         try:
             super()._save_checkpoint(model, trial)
+        except HfHubHTTPError:
+            raise
         except (OSError, RuntimeError) as error:  # torch.save raises the latter on a full disk
             name = f"checkpoint-{self.state.global_step}"
             raise OSError(
                 f"{name} could not be written in {self.args.output_dir}: {error}. Is the disk full? With room, the "
                 "same command with `--resume true` resumes from the last checkpoint that is whole."
             ) from error
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push as Trainer does, but the model: the checkpoint lacks the LLM layer, and the published names."""
+        args = self.args
+        in_progress = getattr(self, "push_in_progress", None)
+        is_due = [args.hub_always_push or in_progress is None or in_progress.is_done()]
+        broadcast_object_list(is_due)  # that of the first process
+        if args.hub_strategy == HubStrategy.END or not is_due[0]:
+            return
+        self._finish_current_push()  # it reads the files that are written now
+        modules = [] if self.llm_block is None else self.llm_block.modules()
+        is_mergeable = any(hasattr(module, "base_layer") for module in modules)
+        if is_mergeable:
+            logger.warning_once("The model is pushed at the end of the training, with LoRA merged into its layer.")
+        else:
+            self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        progress = f"epoch {int(self.state.epoch or 0)}"
+        if args.save_strategy == SaveStrategy.STEPS:
+            progress = f"step {self.state.global_step}"
+        message = f"Training in progress, {progress}"
+        common: dict[str, Any] = {"repo_id": self.hub_model_id, "token": args.hub_token, "run_as_future": True}
+        common["revision"] = args.hub_revision
+        jobs: Any = []
+        if not is_mergeable:
+            ignored = ["_*", "checkpoint-*"]
+            jobs.append(
+                upload_folder(
+                    folder_path=str(args.output_dir), commit_message=message, ignore_patterns=ignored, **common
+                )
+            )
+        if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            is_last = args.hub_strategy == HubStrategy.CHECKPOINT
+            jobs.append(
+                upload_folder(
+                    folder_path=checkpoint_folder,
+                    path_in_repo="last-checkpoint" if is_last else Path(checkpoint_folder).name,
+                    commit_message=f"{message}, checkpoint",
+                    **common,
+                )
+            )
+        self.push_in_progress: Any = PushInProgress(jobs)
 
     def evaluation_loop(
         self,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from llm_block_checks import assert_holds_layer, read_block, vit_config
 from llm_files import write_gguf, write_llm
+from safetensors.torch import load_file
 from tiny_llms import tiny_config, tiny_llm
 from transformers import AutoModelForImageClassification
 
@@ -55,6 +56,13 @@ def test_hub_gguf(hub, tmp_path):
     block = read_block("someone/gguf/tiny.gguf")
     assert_holds_layer(block, llm)
     assert block.config.llm_revision == commit
+    # Its header and layer are in the cache.
+    hub.clear()
+    with hub.active(tmp_path / "hf_home", offline=True):
+        assert_holds_layer(read_block("someone/gguf/tiny.gguf"), llm)
+    assert not hub.requests
+    (layer,) = (tmp_path / "hf_home").rglob("llm_layers/*/tiny.gguf/layers.1.safetensors")
+    assert load_file(layer)["model.layers.1.mlp.up_proj.weight"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("gated", [True, False])

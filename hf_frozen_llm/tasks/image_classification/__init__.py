@@ -149,7 +149,7 @@ class ImageClassification(ClassificationTask):
 
     @classmethod
     def load_processor(cls, name_or_path: str) -> Any:
-        return AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
+        return AutoImageProcessor.from_pretrained(name_or_path, backend="pil", trust_remote_code=False)
 
     def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ImageTransform:
         options: dict[str, Any] = {"corruption": self.args.corruption}
