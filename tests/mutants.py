@@ -1,26 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Planted faults, and for each the test that must fail: `make mutants`.
-
-It copies the repository to a temporary folder, plants one fault at a time and runs its test alone, which takes some
-ten minutes. A fault whose test passes has survived. `python tests/mutants.py clip` runs those with `clip` in the name.
-test_mutants.py checks in every run of the tests that the list fits the code.
+Planted faults, and for each the test that must fail. `make mutants` plants them; test_mutants.py checks in every run
+of the tests that this list fits the code.
 """
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import NamedTuple
-
-
-REPO = Path(__file__).resolve().parent.parent
-TIME_LIMIT = 180  # seconds for one test
-# What pytest returns if tests failed; other codes say that it could not run them.
-FAILED = 1
 
 
 class Mutant(NamedTuple):
@@ -434,61 +418,3 @@ MUTANTS = [
         "tests/commands/test_ablation_report.py::test_tables",
     ),
 ]
-
-
-def copy_repository(target: Path) -> None:
-    """Copy it laid out as it is installed, so that the copy is imported, not the installed package."""
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "outputs")
-    shutil.copytree(REPO, target, ignore=ignored)
-    for name in ("modeling", "recipes"):
-        (target / "hf_frozen_llm" / name).symlink_to(target / name)
-
-
-def run_tests(copy: Path, tests: list[str], time_limit: float | None = None) -> tuple[int | None, str]:
-    """Return the exit code of pytest, `None` after the time limit, and the end of its output."""
-    shared = os.environ.get("HF_FROZEN_LLM_SHARED") or str(REPO.parent / "shared")
-    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
-    env |= {"HF_FROZEN_LLM_SHARED": shared} if Path(shared).is_dir() else {}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
-    try:
-        process = subprocess.run(command, cwd=copy, env=env, timeout=time_limit, capture_output=True, text=True)
-    except subprocess.TimeoutExpired:
-        return None, "no result within the time limit"
-    return process.returncode, process.stdout[-2000:]
-
-
-def plant(mutant: Mutant, copy: Path) -> bool:
-    """Run a mutant's test with the fault in the copy, and return whether it failed."""
-    file = copy / mutant.file
-    content = file.read_text(encoding="utf-8")
-    if content.count(mutant.text) != 1:
-        print(f"NOT APPLICABLE  {mutant.name}: {mutant.file} does not hold its text once", flush=True)
-        return False
-    file.write_text(content.replace(mutant.text, mutant.fault), encoding="utf-8")
-    start = time.monotonic()
-    code, output = run_tests(copy, [mutant.test], TIME_LIMIT)
-    file.write_text(content, encoding="utf-8")
-    verdict = {FAILED: "killed", 0: "SURVIVED"}.get(code, "ERROR")
-    print(f"{verdict:<14}  {mutant.name} ({time.monotonic() - start:.0f} s)", flush=True)
-    if verdict == "ERROR":
-        print(output, flush=True)
-    return verdict == "killed"
-
-
-def main(words: list[str]) -> int:
-    """Plant all mutants, or those whose names hold one of the words; return the exit code."""
-    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
-    with tempfile.TemporaryDirectory(prefix="mutants_") as folder:
-        copy = Path(folder, "repository")
-        copy_repository(copy)
-        code, output = run_tests(copy, list(dict.fromkeys(mutant.test for mutant in chosen)))
-        if code != 0:
-            print(f"Their tests must pass without a fault:\n{output}")
-            return 1
-        killed = sum(plant(mutant, copy) for mutant in chosen)
-    print(f"{killed} of {len(chosen)} killed")
-    return 0 if killed == len(chosen) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

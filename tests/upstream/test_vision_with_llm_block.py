@@ -11,7 +11,6 @@ from packaging.version import Version
 from tiny_hosts import HOSTS
 from transformers import Dinov2Model
 from upstream_suite import (
-    COMPOSITE,
     BackboneTesterMixin,
     ConfigTester,
     ImageModelSuite,
@@ -34,6 +33,9 @@ TINIER = {
     "dinov2": {"num_hidden_layers": 1, "use_mask_token": False},
     "swin": {"depths": [1, 1]},
     "clip": {"num_hidden_layers": 1},
+    "siglip": {"num_hidden_layers": 1},
+    "dinov3_vit": {"num_hidden_layers": 1},
+    "beit": {"num_hidden_layers": 1},
 }
 
 
@@ -97,7 +99,7 @@ class VisionWithLLMBlockSuite(ImageModelSuite):
             "test_correct_missing_keys",
         ),
     }
-    skipped = {**ImageModelSuite.skipped, **COMPOSITE, **contradicts_the_design}
+    skipped = {**ImageModelSuite.skipped, **contradicts_the_design}
 
     def setUp(self):
         super().setUp()
@@ -142,8 +144,7 @@ class CLIPHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
         **VisionWithLLMBlockSuite.contradicts_the_design,
         **NO_ATTENTION_MASK,
         **with_reason(
-            "of foreign classes transformers initialises no module without parameters, which CLIP relies on; a "
-            "checkpoint that lacks weights of the host is an error here",
+            "of foreign classes transformers initialises no module without parameters, which CLIP relies on",
             "test_can_init_all_missing_weights",
         ),
     }
@@ -154,6 +155,20 @@ class CLIPHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
     }
     # CLIP embeds patches by a module that looks like a text model's.
     del skipped["test_enable_input_require_grads_with_gradient_checkpointing"]
+
+
+@pytest.mark.slow
+@pytest.mark.host_table("upstream tests")
+class SiglipHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
+    host = "siglip"
+    all_model_classes = (VisionWithLLMBlockForImageClassification,)
+
+
+@pytest.mark.slow
+@pytest.mark.host_table("upstream tests")
+class DINOv3HostTest(VisionWithLLMBlockSuite, unittest.TestCase):
+    host = "dinov3_vit"
+    all_model_classes = (VisionWithLLMBlockForImageClassification,)
 
 
 class BackboneSuite(BackboneTesterMixin):
