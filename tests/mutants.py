@@ -105,6 +105,20 @@ MUTANTS = [
         "tests/modeling/test_unused_tensors.py::test_integers_are_no_weights",
     ),
     Mutant(
+        "merged byte range one short",
+        "modeling/hub_ranges.py",
+        "merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))",
+        "merged[-1] = (merged[-1][0], max(stop, merged[-1][1]) - 1)",
+        "tests/modeling/test_hub_ranges.py::test_few_requests",
+    ),
+    Mutant(
+        "byte ranges not merged",
+        "modeling/hub_ranges.py",
+        "if merged and start <= merged[-1][1] + GAP:",
+        "if False:",
+        "tests/modeling/test_hub_ranges.py::test_few_requests",
+    ),
+    Mutant(
         "stored fingerprint not consulted",
         "modeling/modeling_llm_block.py",
         'expected = config.fingerprint or stored_block.get("fingerprint")',
@@ -187,6 +201,13 @@ MUTANTS = [
         "modeling/processing_point_bert_with_llm_block.py",
         "cloud = cloud.to(torch.float64)",
         "cloud = cloud.to(torch.float32)",
+        "tests/modeling/test_point_cloud_processor.py::test_far_from_the_origin_nothing_is_lost",
+    ),
+    Mutant(
+        "clouds read in float32",
+        "modeling/point_files.py",
+        'return array.astype(np.float32 if array.dtype.kind == "f" and array.dtype.itemsize <= 4 else np.float64)',
+        "return array.astype(np.float32)",
         "tests/tasks/test_point_cloud_data.py::test_coordinates_far_from_the_origin",
     ),
     Mutant(

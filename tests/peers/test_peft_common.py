@@ -44,7 +44,8 @@ CONFIGS = {
     "LoKr": (peft.LoKrConfig, {"r": 4, "target_modules": IN_LAYER}),
     "OFT": (peft.OFTConfig, {"oft_block_size": 4, "target_modules": IN_LAYER}),
 }
-OF_LANGUAGE_MODELS = (
+NOT_OF_THIS_MODEL = (
+    "_test_training_layer_indexing",  # of models with one stack of layers
     "_test_prepare_for_training",
     "_test_generate",
     "_test_generate_pos_args",
@@ -63,14 +64,15 @@ def find_tests():
     for name, function in inspect.getmembers(PeftCommonTester, inspect.isfunction):
         parameters = inspect.signature(function).parameters
         needed = [n for n, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
-        if name.startswith("_test_") and needed == given and name not in OF_LANGUAGE_MODELS:
+        if name.startswith("_test_") and needed == given and name not in NOT_OF_THIS_MODEL:
             yield name
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vit")
-    llm = write_llm(tiny_llm(tiny_config("llama")), folder / "llm")
+    # Combined adapters have rank 20, so that no projection may be narrower.
+    llm = write_llm(tiny_llm(tiny_config("llama", hidden_size=64)), folder / "llm")
     VIT.build(LLMBlockConfig(llm_name_or_path=str(llm))).save_pretrained(folder / "model")
     return str(folder / "model")
 
@@ -87,5 +89,7 @@ class TestViTWithLLMBlock(PeftCommonTester):
     @pytest.mark.parametrize("config", CONFIGS)
     def test_adapter(self, config, name, folder):
         config_class, fields = CONFIGS[config]
+        if "weighted" in name and "modules_to_save" in fields:
+            pytest.skip("peft combines no adapters that train whole modules")
         # As in peft's own suites: adapters that begin as the identity would not show in the outputs.
         getattr(self, name)(folder, config_class, set_init_weights_false(config_class, fields))

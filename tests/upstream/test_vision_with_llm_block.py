@@ -49,6 +49,12 @@ NO_ATTENTION_MASK = with_reason(
 )
 
 
+NO_INITIALISATION = with_reason(
+    "of foreign classes transformers initialises no module without parameters, which CLIP and SigLIP rely on",
+    "test_can_init_all_missing_weights",
+)
+
+
 IS_OLD = Version(transformers.__version__) < Version("5.23")
 OLD_SELECTION = with_reason(
     "returns the selected hidden states alone; ours are those of newer versions, None in the place of the others",
@@ -143,10 +149,7 @@ class CLIPHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
     contradicts_the_design = {
         **VisionWithLLMBlockSuite.contradicts_the_design,
         **NO_ATTENTION_MASK,
-        **with_reason(
-            "of foreign classes transformers initialises no module without parameters, which CLIP relies on",
-            "test_can_init_all_missing_weights",
-        ),
+        **NO_INITIALISATION,
     }
     skipped = {
         **VisionWithLLMBlockSuite.skipped,
@@ -162,6 +165,8 @@ class CLIPHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
 class SiglipHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
     host = "siglip"
     all_model_classes = (VisionWithLLMBlockForImageClassification,)
+    contradicts_the_design = {**VisionWithLLMBlockSuite.contradicts_the_design, **NO_INITIALISATION}
+    skipped = {**VisionWithLLMBlockSuite.skipped, **contradicts_the_design}
 
 
 @pytest.mark.slow
