@@ -422,7 +422,7 @@ MUTANTS = [
         "hf_frozen_llm/commands/ablation_plan.py",
         "    refuse_equal_folders(grid)\n",
         "",
-        "tests/commands/test_ablate.py::test_without_scipy",
+        "tests/commands/test_ablate.py::test_bad_grids_are_refused_before_anything_runs",
     ),
     Mutant(
         "deviation of differences with n",

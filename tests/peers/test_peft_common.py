@@ -91,5 +91,7 @@ class TestViTWithLLMBlock(PeftCommonTester):
         config_class, fields = CONFIGS[config]
         if "weighted" in name and "modules_to_save" in fields:
             pytest.skip("peft combines no adapters that train whole modules")
+        if "gradient_checkpointing" in name and "modules_to_save" in fields:
+            pytest.skip("the test expects gradients of adapters alone")
         # As in peft's own suites: adapters that begin as the identity would not show in the outputs.
         getattr(self, name)(folder, config_class, set_init_weights_false(config_class, fields))
