@@ -115,8 +115,9 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         """
         wants_info, kwargs["output_loading_info"] = kwargs.get("output_loading_info", False), True
         with _loading_from(pretrained_model_name_or_path, kwargs) as loading:
-            model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             stored_block = loading["stored_block"]  # None if the checkpoint has only a host
+        model, info = loaded
         if (block := model._get_llm_block()) is not None:
             on_disk = [name for name, device in getattr(model, "hf_device_map", {}).items() if device == "disk"]
             holds_layer = stored_block is not None and stored_block.get("save_weights", True)
