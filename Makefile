@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: env quickstart test host-table family-table quality style typecheck bench
+.PHONY: env quickstart test host-table family-table mutants peers quality style typecheck bench
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,13 @@ host-table: $(VENV)/.installed-dev  ## the table of hosts in docs/, from the tes
 family-table: $(VENV)/.installed-dev  ## the table of language model families in docs/, from the tests that it counts
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
 		-m family_table --family-table=docs/language_models.md $(PYTEST_ARGS)
+
+mutants: $(VENV)/.installed-dev  ## plant faults and run the test that must notice each; ARGS=words of their names
+	OMP_NUM_THREADS=1 $(BIN)/python tests/plant_mutants.py $(ARGS)
+
+peers: $(VENV)/.installed-dev  ## peft's own common tests on a model of this package; fetches them
+	$(BIN)/python tests/fetch.py peers
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 tests/peers $(PYTEST_ARGS)
 
 quality: $(VENV)/.installed-dev typecheck  ## linters and the type checker; changes nothing
 	$(BIN)/ruff check .

@@ -46,7 +46,7 @@ _REPLACE_LOCK = threading.Lock()
 def _loading_from(name_or_path: Any, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Set `LOADING`, while a model is loaded, to the arguments for the Hub and the block's stored configuration."""
     hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
-    block = None
+    block, stored = None, dict[str, Any]()
     if name_or_path is not None and os.path.isdir(name_or_path):
         _refuse_interrupted_save(os.fspath(name_or_path))
     if name_or_path is not None and kwargs.get("gguf_file") is None:
@@ -55,9 +55,11 @@ def _loading_from(name_or_path: Any, kwargs: dict[str, Any]) -> Iterator[dict[st
                 name_or_path, revision=kwargs.get("revision"), subfolder=kwargs.get("subfolder", ""), **hub_kwargs
             )
         except OSError:
-            stored = {}  # an adapter folder, or no folder: `from_pretrained` raises the error
+            pass  # an adapter folder, or no folder: `from_pretrained` raises the error
         block = stored if stored.get("model_type") == LLMBlockConfig.model_type else stored.get("llm_block")
     loading = {"hub_kwargs": hub_kwargs, "source": name_or_path, "stored_block": block, "is_checked": False}
+    is_as_saved = kwargs.get("state_dict") is None and not kwargs.get("ignore_mismatched_sizes")
+    loading["stored"] = stored if is_as_saved else {}
     token = LOADING.set(loading)
     try:
         yield loading
@@ -109,14 +111,15 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
 
         Raises:
             `OSError`: if the last save into the folder was interrupted; the error says how to finish it.
-            `ValueError`: if the folder's `config.json` says that it holds the LLM layer but it does not, if the
-                layer read from the language model is not the one that the model was trained with, or if the folder's
-                layer has changed since it was saved.
+            `ValueError`: if the folder lacks tensors that its `config.json` says it holds, if the layer read from the
+                language model is not the one that the model was trained with, or if the folder's layer has changed
+                since it was saved.
         """
+        wants_info, kwargs["output_loading_info"] = kwargs.get("output_loading_info", False), True
         with _loading_from(pretrained_model_name_or_path, kwargs) as loading:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             stored_block = loading["stored_block"]  # None if the checkpoint has only a host
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model, info = loaded
         if (block := model._get_llm_block()) is not None:
             on_disk = [name for name, device in getattr(model, "hf_device_map", {}).items() if device == "disk"]
             holds_layer = stored_block is not None and stored_block.get("save_weights", True)
@@ -131,7 +134,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             block.complete_from_weights()
             if stored_block is not None:
                 _check_unchanged(block, stored_block, pretrained_model_name_or_path)
-        return loaded
+        _check_complete(model, info["missing_keys"], loading["stored"], pretrained_model_name_or_path)
+        return (model, info) if wants_info else model
 
     @classmethod
     def from_host_pretrained(
@@ -351,6 +355,22 @@ def check_stored_tensors(block: Any) -> None:
         raise ValueError(
             f"{loading['source']} is incomplete: its weights lack {missing} of llm_block, which its config.json "
             "says it holds. Save or download it again."
+        )
+
+
+def _check_complete(model: Any, missing: Iterable[str], stored: dict[str, Any], source: Any) -> None:
+    """Refuse a saved model of this class, or another one with the same host, whose weights lack tensors."""
+    saved_class = (stored.get("architectures") or [None])[0]
+    if saved_class is None or stored.get("model_type") != model.config.model_type or model._get_llm_block() is model:
+        return
+    host = f"{model.base_model_prefix}."
+    promised = "" if saved_class == type(model).__name__ else host  # another head is new
+    # So is a pooler that the saved model was built without.
+    lacking = [n for n in missing if n.startswith(promised) and not n.startswith(("llm_block.", f"{host}pooler."))]
+    if lacking:
+        raise ValueError(
+            f"{source} is incomplete: its weights lack {sorted(lacking)[:5]}{' …' if len(lacking) > 5 else ''} of the "
+            f"{saved_class} that its config.json says it holds. Save or download it again."
         )
 
 

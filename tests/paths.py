@@ -2,6 +2,7 @@
 """Where tests find files that are not in the repository."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ REPO = Path(__file__).resolve().parent.parent
 # Filled by `python tests/fetch.py`.
 CACHE = Path(os.environ.get("HF_FROZEN_LLM_TEST_CACHE") or Path.home() / ".cache" / "hf_frozen_llm_tests")
 CLIPS = CACHE / "clips"
+# Filled by `make peers`.
+PEFT_TESTS = CACHE / f"peft-{version('peft')}" / "tests"
 
 
 def clips() -> list[Path]:
@@ -22,6 +25,13 @@ def clips() -> list[Path]:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
+
+
+def upstream_tests(folder: Path) -> Path:
+    """Return a folder of another library's tests. Without it the calling module is skipped, in CI too."""
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: `make peers` fetches and runs these tests", allow_module_level=True)
+    return folder
 
 
 def shared_dir() -> Path:

@@ -170,6 +170,16 @@ def test_pretrained_videomae(released):
     )
 
 
+@pytest.mark.parametrize(
+    ("task", "layer"), [("image-classification", 31), ("video-classification", 15), ("point-cloud-classification", 31)]
+)
+def test_default_layer_is_that_of_the_released_code(task, layer, released):
+    path, given, _, _ = released(task)
+    del given["layer_index"]
+    layers = convert_released_checkpoint(path, task, **given).config.llm_block.layer_index
+    assert (layers[-1] if isinstance(layers, list) else layers) == layer
+
+
 @every_task
 def test_what_is_not_shown_is_asked_for(task, released):
     path, given, _, _ = released(task)

@@ -13,7 +13,9 @@ import importlib
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from types import ModuleType
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -21,8 +23,9 @@ from model_cases import ModelCase
 from packaging.version import Version
 from paths import upstream_tests_dir
 from safetensors.torch import load_file
+from tiny_llms import tiny_config
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import AutoModel, LlamaConfig
 from transformers.models.auto import modeling_auto
 
 from hf_frozen_llm import LLMBlockConfig
@@ -113,7 +116,7 @@ NEEDS_ANOTHER_MACHINE = {
         "needs an accelerator",
         """test_can_load_with_device_context_manager test_can_load_with_global_device_set test_cpu_offload
         test_disk_offload_bin test_disk_offload_safetensors test_flex_attention_with_grads test_model_parallelism
-        test_sdpa_can_compile_dynamic test_sdpa_can_dispatch_on_flash test_torch_compile_for_training""",
+        test_sdpa_can_compile_dynamic test_sdpa_can_dispatch_on_flash""",
     ),
     **with_reason(
         "needs Flash Attention and a GPU",
@@ -166,28 +169,26 @@ OF_OTHER_KINDS_OF_MODEL = {
         test_keep_in_fp32_modules_strict_also_hardcode_fp32""",
     ),
     **with_reason("no cache", "test_bc_cache_name_forward"),
+    **with_reason(
+        "its inputs are token ids, for the class in `_torch_compile_train_cls`", "test_torch_compile_for_training"
+    ),
     **with_reason("not a vision tower beside a whole language model", "test_sdpa_can_dispatch_composite_models"),
 }
 NO_CONVERSION = with_reason(
     "transformers has no conversion for this model type",
     "test_can_load_from_already_mapped_keys test_reverse_loading_mapping",
 )
-COMPOSITE = with_reason(
-    "the random variant runs it, with `_is_composite`",
-    "test_attn_implementation_composite_models test_can_set_attention_dynamically_composite_model",
-)
-NOT_COMPOSITE = with_reason(
-    "the pretrained variant runs it, without `_is_composite`", "test_sdpa_can_dispatch_non_composite_models"
-)
+# Tests of models whose configuration holds others; all other tests are for any model, or for those without.
+COMPOSITE = {"test_attn_implementation_composite_models", "test_can_set_attention_dynamically_composite_model"}
 
 
 @functools.cache
-def tiny_llm() -> tempfile.TemporaryDirectory:
-    """A LLaMA checkpoint whose weights are far from any initialisation, so that a layer not read from it shows."""
+def tiny_llm(family: str = "llama") -> tempfile.TemporaryDirectory:
+    """A checkpoint whose weights are far from any initialisation, so that a layer not read from it shows."""
     folder = tempfile.TemporaryDirectory(prefix="tiny_llm_")
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = LlamaModel(LlamaConfig(**LLM_CONFIG))
+        model = AutoModel.from_config(LlamaConfig(**LLM_CONFIG) if family == "llama" else tiny_config(family))
         for parameter in model.parameters():
             nn.init.normal_(parameter, mean=0.3, std=0.2)
     model.save_pretrained(folder.name)
@@ -202,6 +203,7 @@ class UpstreamSuite(ModelTesterMixin):
     skipped: dict[str, str] = {**NEEDS_ANOTHER_MACHINE, **OF_OTHER_KINDS_OF_MODEL}
 
     def setUp(self):
+        self._is_composite = self._testMethodName in COMPOSITE
         if (reason := self.contradicts_the_design.get(self._testMethodName)) is not None:
             self.skipTest(reason)
 
@@ -209,9 +211,13 @@ class UpstreamSuite(ModelTesterMixin):
         self.config_tester.run_common_tests()
 
     def test_model_weights_reload_no_missing_tied_weights(self):
-        """Upstream empties a saved file, so the folder's configuration must not promise the LLM layer."""
+        """Upstream empties a saved file, so its configuration must not promise the layer, nor count as a promise."""
         self.model_tester.save_weights = False
-        super().test_model_weights_reload_no_missing_tied_weights()
+        with ExitStack() as stack:
+            for model_class in self.all_model_classes:
+                load = functools.partial(model_class.from_pretrained, ignore_mismatched_sizes=True)
+                stack.enter_context(patch.object(model_class, "from_pretrained", load))
+            super().test_model_weights_reload_no_missing_tied_weights()
 
     def test_names_of_skipped_tests_exist(self):
         # Older versions lack some of the tests.
@@ -254,13 +260,15 @@ class ModelCaseTester:
         self.hidden_size = 24
         self.num_attention_heads = 2
         # Upstream counts hidden states and attentions by it, and the block adds one of each.
-        self.num_hidden_layers = 2
+        self.num_hidden_layers = 1 + parent.num_llm_layers
+        self.expected_num_hidden_layers = 3
         self.seq_length = self.case.num_tokens
         self.is_training = True
 
     def get_config(self):
         fields = {**self.case.fields, "num_hidden_layers": 1, "num_labels": 5, **self.parent.fields}
-        llm = {"llm_name_or_path": tiny_llm().name, "save_weights": self.save_weights, **self.parent.llm}
+        folder = tiny_llm(self.parent.family).name
+        llm = {"llm_name_or_path": folder, "save_weights": self.save_weights, **self.parent.llm}
         return self.case.config_class(**fields, llm_block=LLMBlockConfig(**llm))
 
     def prepare_config_and_inputs_for_common(self):
@@ -272,7 +280,8 @@ class ModelCaseSuite(ImageModelSuite):
     # Fields of the configuration and of the block that the case has otherwise.
     fields: dict = {}
     llm: dict = {}
-    skipped = {**ImageModelSuite.skipped, **COMPOSITE}
+    family = "llama"
+    num_llm_layers = 1
 
     def setUp(self):
         super().setUp()

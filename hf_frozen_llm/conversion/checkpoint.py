@@ -250,12 +250,11 @@ def build_model(converted: ConvertedCheckpoint) -> PreTrainedModelWithLLMBlock:
     """Build the model through a saved folder, and refuse missing and unexpected tensors."""
     model_class: Any = converted.model_class
     with tempfile.TemporaryDirectory() as folder:
-        converted.config.architectures = [model_class.__name__]
         converted.config.save_pretrained(folder)
         tensors = {name: tensor.contiguous().clone() for name, tensor in converted.tensors.items()}
         save_file(tensors, Path(folder, "model.safetensors"), metadata={"format": "pt"})
         model, info = model_class.from_pretrained(folder, output_loading_info=True)
-    model.config._name_or_path = ""
+    model.config._name_or_path, model.config.architectures = "", [model_class.__name__]
     has_classifier = any(name.startswith("classifier.") for name in converted.tensors)
     new = () if has_classifier else converted.architecture.head
     missing = {name for name in info["missing_keys"] if not name.startswith(new)}

@@ -150,6 +150,13 @@ def test_runs_and_report(flags, tmp_path, capsys):
         ablate(RECIPE, (), variants, 1, tmp_path / "out", [*flags, "--learning_rate", "1"])
 
 
+def test_each_run_has_its_own_seed(tmp_path):
+    plan = plan_ablation(tmp_path, over=["llm_block.residual=none,outer"], tune=["learning_rate=1e-3,3e-3"], seeds=3)
+    for run in [*reported(plan), *plan.tuning]:
+        assert run.command[run.command.index("--seed") + 1] == str(run.seed) == run.folder.name.removeprefix("seed")
+    assert {run.seed for run in reported(plan)} == {0, 1, 2}
+
+
 def test_edited_recipes_are_refused(tmp_path):
     """Also those of an interrupted run; a run that failed before its first checkpoint is repeated."""
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"

@@ -14,7 +14,7 @@ from saved_models import Classifier, assert_same, build, load, logits
 from tiny_llms import HOST, tiny_config, tiny_llm
 from transformers import AutoModel, AutoModelForImageClassification
 
-from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig
+from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockModel
 from hf_frozen_llm.commands.info import describe_checkpoint
 
 
@@ -184,6 +184,27 @@ def test_light_folder_that_lacks_a_projection(llm, tmp_path):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"input_projection|incomplete"):
         Classifier.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("with_block", [True, False])
+def test_folder_that_lacks_tensors_beside_the_block(with_block, llm, tmp_path):
+    """Neither host nor head is silently random, but a head of another class is new, and a pooler."""
+    model = build(llm()[1]) if with_block else VIT.build(None)
+    for gone in ("vit.embeddings.cls_token", "classifier.bias"):
+        model.save_pretrained(tmp_path)
+        tensors = load_file(tmp_path / "model.safetensors")
+        del tensors[gone]
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"incomplete: its weights lack \['{gone}'\] of the ViTWithLLMBlockFor"):
+            Classifier.from_pretrained(tmp_path)
+        if gone.startswith("vit."):
+            with pytest.raises(ValueError, match=rf"incomplete: its weights lack \['{gone}'\]"):
+                AutoModel.from_pretrained(tmp_path)
+    base, info = ViTWithLLMBlockModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {"vit.pooler.dense.weight", "vit.pooler.dense.bias"}
+    base.save_pretrained(tmp_path)
+    _, info = Classifier.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {"classifier.weight", "classifier.bias"}
 
 
 def flip_a_bit(folder, name="llm_block.llm_layers.0.mlp.up_proj.weight"):

@@ -71,6 +71,18 @@ def test_shuffled_layer(final_norm, block):
     assert all(torch.equal(again[name], tensor) for name, tensor in shuffled.state_dict().items())
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_random_layer_depends_on_the_seed(family, block):
+    states, config = [], block(family, hidden_size=24, weights="random")
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        state = LLMBlock(config).state_dict()
+        states.append({name: t for name, t in state.items() if name.startswith("llm_layers.") and t.std() > 0})
+    assert states[0]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[2][name]) and not torch.equal(tensor, states[1][name])
+
+
 def test_linear_skip_cannot_be_changed_while_loading(block, tmp_path):
     """Its weights would be lost, or new."""
     VIT.build(block(residual="outer_linear")).save_pretrained(tmp_path / "linear")

@@ -309,6 +309,8 @@ def test_crops_lie_in_the_image_and_cover_what_they_should():
         assert 0.7 < width / height < 1.4
         shares.append(width * height / 20000)
     assert 0.24 < min(shares) < 0.27 and 0.45 < max(shares) < 0.51
+    logarithms = [math.log(w / h) for *_, w, h in (draw_crop((4000, 4000), (0.1, 0.2), rng) for _ in range(4000))]
+    assert abs(np.mean(logarithms)) < 0.01  # of aspect ratios; the mean of their logarithm would be 0.03 if uniform
     left, top, width, height = draw_crop((400, 20), (1.0, 1.0), rng)
     assert (width, height, top) == (27, 20, 0) and left == 186
 

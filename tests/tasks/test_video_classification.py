@@ -284,6 +284,33 @@ def test_averages_are_of_probabilities():
     torch.testing.assert_close(task.average(logits).logsumexp(-1).exp(), torch.ones(3, dtype=torch.float64))
 
 
+def test_each_view_counts_once():
+    """The model's logits are twice the mean of a clip's pixels, and its negative."""
+    task = build_task(VideoDataArguments("x", num_segments=3))
+    clips = torch.randint(0, 256, (2, 3, 4, 3, 16, 16), dtype=torch.uint8)
+    batch = {"pixel_values": clips, "row": torch.arange(2)}
+
+    def model(pixel_values):
+        means = 2 * pixel_values.mean((1, 2, 3, 4))
+        return {"logits": torch.stack([means, -means], dim=1)}
+
+    shares = torch.stack([model(**view)["logits"].softmax(-1) for view in task.views(batch)])
+    assert len(shares) == 3 and not torch.allclose(shares[0], shares.mean(0), rtol=1e-3)
+    for record, expected in zip(task.predict(model, batch), shares.mean(0)):
+        assert record["probabilities"] == pytest.approx(expected[record["labels"]].tolist())
+
+
+def test_half_of_the_clips_are_mirrored():
+    task = build_task(VideoDataArguments("x", random_flip=True))
+    clips = torch.randint(0, 256, (200, 1, 3, 2, 2), dtype=torch.uint8)
+    batch = task.augment({"pixel_values": clips, "labels": torch.arange(200)}, np.random.default_rng(0))
+    plain, mirrored = (task.normalize(side.float() / 255) for side in (clips, clips.flip(-1)))
+    is_mirrored = [torch.equal(clip, side) for clip, side in zip(batch["pixel_values"], mirrored)]
+    expected = [side if flips else clip for flips, clip, side in zip(is_mirrored, plain, mirrored)]
+    assert torch.equal(batch["pixel_values"], torch.stack(expected))
+    assert 80 < sum(is_mirrored) < 120
+
+
 def test_batches_are_drawn_from_their_generator_alone():
     args = VideoDataArguments(
         "x", random_flip=True, rand_augment_ops=2, random_erasing=0.5, mixup_alpha=0.8, cutmix_alpha=1.0

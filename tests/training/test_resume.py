@@ -85,6 +85,16 @@ def test_resumed_run_is_the_uninterrupted_one(epochs, recipe, tmp_path, step, wo
     assert steps == pytest.approx(16 / results["metrics"]["train_runtime"], rel=0.02)
 
 
+def test_time_of_earlier_sessions_counts(epochs, recipe, tmp_path):
+    copy_checkpoints(epochs, tmp_path, 8)
+    file = tmp_path / "checkpoint-8" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    state["stateful_callbacks"]["RunProgress"]["attributes"]["earlier_seconds"] = 5000.0
+    file.write_text(json.dumps(state))
+    results = run(recipe, tmp_path, *EPOCHS, "--resume")
+    assert 5000 < results["train_time_seconds"] < 6000 and 5000 < results["metrics"]["train_runtime"] < 6000
+
+
 def test_dropout_does_not_depend_on_other_draws(epochs, recipe, tmp_path, monkeypatch):
     task = next(iter(TASKS.values()))
     monkeypatch.setattr(task, "callbacks", lambda self: [Disturb()])

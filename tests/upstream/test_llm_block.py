@@ -5,7 +5,6 @@ import unittest
 
 import torch
 from upstream_suite import (
-    COMPOSITE,
     NO_CONVERSION,
     ConfigTester,
     ModelTesterMixin,
@@ -56,7 +55,6 @@ class LLMBlockTest(UpstreamSuite, unittest.TestCase):
     }
     skipped = {
         **UpstreamSuite.skipped,
-        **COMPOSITE,
         **contradicts_the_design,
         **NO_CONVERSION,
     }

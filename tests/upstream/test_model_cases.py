@@ -5,7 +5,7 @@ import unittest
 
 import pytest
 from model_cases import POINT_BERT, VIDEOMAE, VIT
-from upstream_suite import LLM_CONFIG, NO_CONVERSION, NOT_COMPOSITE, ImageModelSuite, ModelCaseSuite, with_reason
+from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
 
 
 class ViTWithLLMBlockSuite(ModelCaseSuite):
@@ -23,16 +23,34 @@ class ViTWithLLMBlockPretrainedTest(ViTWithLLMBlockSuite, unittest.TestCase):
 class ViTWithLLMBlockRandomTest(ViTWithLLMBlockSuite, unittest.TestCase):
     """The layer is initialised, as for the random control."""
 
-    _is_composite = True
     llm = {"llm_name_or_path": None, "llm_config": {"model_type": "llama", **LLM_CONFIG}, "weights": "random"}
-    contradicts_the_design = {
-        **ViTWithLLMBlockSuite.contradicts_the_design,
-        **with_reason(
-            "empties a saved file and expects the weights to be initialised; here an incomplete folder is an error",
-            "test_model_weights_reload_no_missing_tied_weights",
-        ),
-    }
-    skipped = {**ImageModelSuite.skipped, **contradicts_the_design, **NOT_COMPOSITE}
+
+
+class OtherFamilySuite(ViTWithLLMBlockSuite):
+    all_model_classes = (VIT.model_class,)
+    # Only a base model skips it.
+    skipped = {n: why for n, why in ModelCaseSuite.skipped.items() if n != "test_inputs_embeds_matches_input_ids"}
+
+
+@pytest.mark.slow
+class ViTWithQwen3Test(OtherFamilySuite, unittest.TestCase):
+    """Two layers, with norms of queries and keys and two key-value heads for four of queries."""
+
+    family = "qwen3"
+    llm = {"layer_index": [1, 2]}
+    num_llm_layers = 2
+    contradicts_the_design = with_reason("two LLM layers beside the host's one", "test_num_layers_is_small")
+    skipped = {**OtherFamilySuite.skipped, **contradicts_the_design}
+
+
+@pytest.mark.slow
+class ViTWithGemma3Test(OtherFamilySuite, unittest.TestCase):
+    family = "gemma3_text"
+
+
+@pytest.mark.slow
+class ViTWithGPT2Test(OtherFamilySuite, unittest.TestCase):
+    family = "gpt2"
 
 
 class VideoMAEWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):

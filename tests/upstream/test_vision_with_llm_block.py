@@ -11,7 +11,6 @@ from packaging.version import Version
 from tiny_hosts import HOSTS
 from transformers import Dinov2Model
 from upstream_suite import (
-    COMPOSITE,
     BackboneTesterMixin,
     ConfigTester,
     ImageModelSuite,
@@ -34,6 +33,8 @@ TINIER = {
     "dinov2": {"num_hidden_layers": 1, "use_mask_token": False},
     "swin": {"depths": [1, 1]},
     "clip": {"num_hidden_layers": 1},
+    "siglip": {"num_hidden_layers": 1, "vision_use_head": False},
+    "dinov3_vit": {"num_hidden_layers": 1},
 }
 
 
@@ -44,6 +45,12 @@ NO_ATTENTION_MASK = with_reason(
         for name in dir(ModelTesterMixin)
         if name.startswith("test_eager_matches_sdpa_inference_") and "no_attn_mask" not in name
     ),
+)
+
+
+NO_INITIALISATION = with_reason(
+    "of foreign classes transformers initialises no module without parameters, which CLIP and SigLIP rely on",
+    "test_can_init_all_missing_weights",
 )
 
 
@@ -97,7 +104,7 @@ class VisionWithLLMBlockSuite(ImageModelSuite):
             "test_correct_missing_keys",
         ),
     }
-    skipped = {**ImageModelSuite.skipped, **COMPOSITE, **contradicts_the_design}
+    skipped = {**ImageModelSuite.skipped, **contradicts_the_design}
 
     def setUp(self):
         super().setUp()
@@ -141,11 +148,7 @@ class CLIPHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
     contradicts_the_design = {
         **VisionWithLLMBlockSuite.contradicts_the_design,
         **NO_ATTENTION_MASK,
-        **with_reason(
-            "of foreign classes transformers initialises no module without parameters, which CLIP relies on; a "
-            "checkpoint that lacks weights of the host is an error here",
-            "test_can_init_all_missing_weights",
-        ),
+        **NO_INITIALISATION,
     }
     skipped = {
         **VisionWithLLMBlockSuite.skipped,
@@ -154,6 +157,42 @@ class CLIPHostTest(VisionWithLLMBlockSuite, unittest.TestCase):
     }
     # CLIP embeds patches by a module that looks like a text model's.
     del skipped["test_enable_input_require_grads_with_gradient_checkpointing"]
+
+
+class OtherHostSuite(VisionWithLLMBlockSuite):
+    all_model_classes = (VisionWithLLMBlockForImageClassification,)
+    contradicts_the_design = {**VisionWithLLMBlockSuite.contradicts_the_design, **NO_ATTENTION_MASK}
+    skipped = {**VisionWithLLMBlockSuite.skipped, **contradicts_the_design}
+    # Only a base model skips the first; both embed patches by a module that looks like a text model's.
+    del skipped["test_inputs_embeds_matches_input_ids"]
+    del skipped["test_enable_input_require_grads_with_gradient_checkpointing"]
+
+
+@pytest.mark.slow
+@pytest.mark.host_table("upstream tests")
+class SiglipHostTest(OtherHostSuite, unittest.TestCase):
+    host = "siglip"
+    contradicts_the_design = {**OtherHostSuite.contradicts_the_design, **NO_INITIALISATION}
+    skipped = {
+        **OtherHostSuite.skipped,
+        **contradicts_the_design,
+        **with_reason("SigLIP's conversion only changes prefixes", "test_reverse_loading_mapping"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.host_table("upstream tests")
+class DINOv3HostTest(OtherHostSuite, unittest.TestCase):
+    host = "dinov3_vit"
+    contradicts_the_design = {
+        **OtherHostSuite.contradicts_the_design,
+        **with_reason(
+            "has a mask token, which no classifier trains",
+            """test_training_gradient_checkpointing test_training_gradient_checkpointing_use_reentrant_false
+            test_training_gradient_checkpointing_use_reentrant_true""",
+        ),
+    }
+    skipped = {**OtherHostSuite.skipped, **contradicts_the_design}
 
 
 class BackboneSuite(BackboneTesterMixin):
