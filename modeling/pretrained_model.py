@@ -4,19 +4,16 @@
 import copy
 import os
 import re
-import shutil
-import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from .atomic_saving import refuse_interrupted_save, written_atomically
 from .checkpoint_files import SAFETENSORS_DTYPES, digest_tensors
 from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
@@ -24,22 +21,10 @@ from .llm_layer_reader import find_saved_layer
 from .publishing import is_publishing, leave_out_local_paths, publishing
 
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-
 # Arguments of `from_pretrained` that the model's constructor does not get, but reading the layer needs.
 LOADING: ContextVar[dict[str, Any] | None] = ContextVar("loading", default=None)
 HUB_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
-_INDEX = "model.safetensors.index.json"
 _FRAMEWORKS = {"torch", "transformers", "accelerate", "deepspeed"}
-_WEIGHT_FILE = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-_CONFIG_FILES = ("config.json", "adapter_config.json")
-# Temporary folders of a save: while its files are written, and while they replace those of an earlier save.
-_WRITING, _REPLACING = ".saving-", ".replacing-"
-_REPLACE_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -48,7 +33,7 @@ def _loading_from(name_or_path: Any, kwargs: dict[str, Any]) -> Iterator[dict[st
     hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
     block, stored = None, dict[str, Any]()
     if name_or_path is not None and os.path.isdir(name_or_path):
-        _refuse_interrupted_save(os.fspath(name_or_path))
+        refuse_interrupted_save(os.fspath(name_or_path))
     if name_or_path is not None and kwargs.get("gguf_file") is None:
         try:
             stored, _ = PreTrainedConfig.get_config_dict(
@@ -224,7 +209,7 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             model._describe_saved_block(block, is_trainer_checkpoint, given_state_dict)
         if is_publishing():
             leave_out_local_paths(model.config)
-        with _written_atomically(folder, is_main_process) as written_folder:
+        with written_atomically(folder, is_main_process) as written_folder:
             super(PreTrainedModelWithLLMBlock, model).save_pretrained(
                 written_folder, is_main_process=is_main_process, **kwargs
             )
@@ -416,96 +401,6 @@ def _check_unchanged(block: Any, stored_block: dict[str, Any], source: Any) -> N
             f"{source} is damaged: its LLM layer is not the one that was saved (fingerprint "
             f"{block._remembered_digest[:16]}…, expected is {expected[:16]}…). Save or copy it again; if you changed "
             "the layer on purpose, set llm_block.saved_fingerprint of its config.json to null."
-        )
-
-
-@contextmanager
-def _written_atomically(folder: str, is_main_process: bool) -> Iterator[str]:
-    """Yield a temporary folder in `folder`; its files replace those of `folder` after all have been written."""
-    os.makedirs(folder, exist_ok=True)
-    if is_main_process and _holds_config(folder):
-        _remove_leftovers(folder)
-    written = tempfile.mkdtemp(dir=folder, prefix=_WRITING)
-    with _locked(written):
-        try:
-            yield written
-            if is_main_process:
-                replacing = os.path.join(folder, _REPLACING + os.path.basename(written).removeprefix(_WRITING))
-                os.rename(written, replacing)
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"{folder} could not be written, and is as before: {error}.") from error
-        finally:
-            shutil.rmtree(written, ignore_errors=True)
-        if is_main_process:
-            with _REPLACE_LOCK:
-                _replace_files(replacing, folder)
-            _remove_leftovers(folder)
-
-
-def _replace_files(source: str, folder: str) -> None:
-    """Move the files of a complete save into `folder`, so that at no moment it is a model of old and new files."""
-    names = os.listdir(source)
-    for name in _CONFIG_FILES:
-        if name in names and os.path.exists(os.path.join(folder, name)):
-            os.remove(os.path.join(folder, name))
-    if new := {name for name in names if _WEIGHT_FILE.fullmatch(name)}:
-        for name in os.listdir(folder):
-            if _WEIGHT_FILE.fullmatch(name) and name not in new:
-                os.remove(os.path.join(folder, name))
-    for name in sorted(names, key=lambda name: (name in _CONFIG_FILES, name == _INDEX)):
-        target = os.path.join(folder, name)
-        if os.path.isdir(target):
-            shutil.rmtree(target)
-        os.replace(os.path.join(source, name), target)
-    os.rmdir(source)
-
-
-@contextmanager
-def _locked(folder: str) -> Iterator[bool]:
-    """Lock a temporary folder, and yield whether it was free. The system unlocks that of a killed process."""
-    if fcntl is None:
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # locked, or a file system without locks
-            yield False
-        else:
-            yield True
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
-
-
-def _find_leftovers(folder: str) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.startswith((_WRITING, _REPLACING)))
-
-
-def _remove_leftovers(folder: str) -> None:
-    """Remove the temporary folders of interrupted saves; those of running ones are locked."""
-    for name in _find_leftovers(folder):
-        path = os.path.join(folder, name)
-        try:
-            with _locked(path) as was_free:
-                if was_free:
-                    shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            pass  # its save has finished meanwhile
-
-
-def _holds_config(folder: str) -> bool:
-    return any(os.path.exists(os.path.join(folder, name)) for name in _CONFIG_FILES)
-
-
-def _refuse_interrupted_save(folder: str) -> None:
-    complete = [name for name in _find_leftovers(folder) if name.startswith(_REPLACING)]
-    if complete and not _holds_config(folder):
-        raise OSError(
-            f"The last save into {folder} was interrupted while it replaced the files, or is still running. To finish "
-            f"it, move the files of {os.path.join(folder, complete[-1])} into {folder}; or delete {complete[-1]} and "
-            "save again."
         )
 
 

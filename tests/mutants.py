@@ -155,7 +155,7 @@ MUTANTS = [
     ),
     Mutant(
         "configuration stays while a killed save replaces files",
-        "modeling/pretrained_model.py",
+        "modeling/atomic_saving.py",
         "            os.remove(os.path.join(folder, name))\n    if new :=",
         "            pass\n    if new :=",
         "tests/modeling/test_save_load.py::test_save_killed_while_files_are_replaced",
