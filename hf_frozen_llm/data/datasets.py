@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 import datasets
 import pyarrow
+import pyarrow.parquet
 import torch
 from torch.utils.data import get_worker_info
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -62,10 +63,45 @@ def load_rows(
         source = args.dataset_name if path is None else str(path)
         options = {"name": args.dataset_config_name, "revision": args.dataset_revision}
     try:
+        if path is not None and builder is None:
+            source, options = read_own_class_names(source, options, split)
         return datasets.load_dataset(source, split=split, streaming=args.streaming, **options)
     except ValueError as error:
         # the message of datasets names the existing splits
         raise ValueError(f"{args.dataset_name} [{split}] could not be loaded: {error}") from error
+
+
+def read_own_class_names(source: str, options: dict[str, Any], split: str) -> tuple[str, dict[str, Any]]:
+    """
+    Return the arguments of `load_dataset` by which parquet files of a split keep the class names that they store:
+    `datasets` numbers the classes of all files of a folder as its first file does.
+
+    Raises:
+        `ValueError`: if files of the same split number their classes differently.
+    """
+    files = datasets.load_dataset_builder(source, **options).config.data_files or {}
+    if any(Path(file).suffix.lower() != ".parquet" for name in files for file in files[name]):
+        return source, options
+    names = {file: stored_class_names(file) for name in files for file in files[name]}
+    first = next(iter(names.values()), {})
+    if all(other == first for other in names.values()):
+        return source, options
+    parts = datasets.ReadInstruction.from_spec(split).to_absolute(dict.fromkeys(files, 0))
+    used = {part.splitname: list(files[part.splitname]) for part in parts}
+    (one, classes), *others = [(file, names[file]) for name in used for file in used[name]]
+    for file, other in others:
+        if other != classes:
+            raise ValueError(
+                f"{one} and {file} number their classes differently: {classes} and {other}. Write them with the same "
+                "names in the same order."
+            )
+    return "parquet", {"data_files": {name: [glob.escape(file) for file in used[name]] for name in used}}
+
+
+def stored_class_names(file: str) -> dict[str, list[str]]:
+    """Return the names of the classes, by column, in the metadata of a parquet file."""
+    features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    return {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
 
 
 def select_columns(args: DataArguments, split: str, rows: HFDataset, keys: Sequence[str]) -> HFDataset:
