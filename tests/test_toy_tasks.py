@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tiny_runs import TINY_RUN, write_llama
 from toy_tasks import point_sets, retrieval
 
+from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.commands import info
 from hf_frozen_llm.tasks import TASKS
@@ -67,7 +68,8 @@ def toy_tasks():
         module.add()
     yield
     for name in [name for name in TASKS if name.startswith("toy-")]:
-        del TASKS[name]
+        for model_type in TASKS.pop(name).models:
+            del TASK_MODELS[model_type]
 
 
 @pytest.fixture(params=TOYS, scope="module")

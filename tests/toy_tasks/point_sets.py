@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrain
 from transformers.utils import ModelOutput
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
+from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.data.datasets import Example, HFDataset, Row, SeededLengthGroupedSampler, load_rows
 from hf_frozen_llm.metrics import Metric
@@ -251,4 +252,5 @@ def add() -> None:
     """Register the task with the package and the Auto classes."""
     AutoConfig.register("toy_point_sets", ToyPointSetsConfig, exist_ok=True)
     AutoModel.register(ToyPointSetsConfig, ToyPointSetsModel, exist_ok=True)
+    TASK_MODELS.update(ToyPointSets.models)
     TASKS[ToyPointSets.name] = ToyPointSets

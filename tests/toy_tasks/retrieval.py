@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
+from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.data.datasets import Example, HFDataset, Row, TransformedDataset, load_rows
 from hf_frozen_llm.metrics import Metric
@@ -248,4 +249,5 @@ def add() -> None:
     """Register the task with the package and the Auto classes."""
     AutoConfig.register("toy_retrieval", ToyRetrievalConfig, exist_ok=True)
     AutoModel.register(ToyRetrievalConfig, ToyRetrievalModel, exist_ok=True)
+    TASK_MODELS.update(ToyRetrieval.models)
     TASKS[ToyRetrieval.name] = ToyRetrieval
