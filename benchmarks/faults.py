@@ -275,7 +275,8 @@ def main() -> None:
         "run killed and resumed": lambda folder: kill_training(folder, args.tries, rng),
         "disk full while training, resumed": lambda folder: fill_disk_while_training(folder, args.tries),
     }
-    lines = ["| fault | found afterwards |", "|---|---|"]
+    command = f"python benchmarks/faults.py --tries {args.tries} --seed {args.seed}"
+    lines = ["# What faults leave behind", "", f"`{command}`", "", "| fault | found afterwards |", "|---|---|"]
     is_broken = False
     for name, experiment in experiments.items():
         with tempfile.TemporaryDirectory() as folder:
