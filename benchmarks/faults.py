@@ -1,6 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Count what is left after kills, full disks and saving from several threads.
+Count what is left after kills, full disks, saving from several threads, and resuming with other loader processes.
 
     python benchmarks/faults.py --output benchmarks/results/faults.md
 
@@ -10,17 +10,19 @@ a random moment, or its files cannot grow beyond a limit, as on a full disk (`RL
 
 import argparse
 import collections
+import itertools
 import json
 import logging
+import multiprocessing
 import os
 import random
 import resource
 import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -146,11 +148,9 @@ def save_from_threads(folder: Path, tries: int) -> collections.Counter:
     for number in range(tries):
         # A folder of that name is Trainer's, which leaves the layer out.
         outputs = [folder / f"{number}" / name for name in ("first", "checkpoint-1", "second")]
-        threads = [threading.Thread(target=model.save_pretrained, args=(o,)) for o in (*outputs, outputs[0])]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            saves = [pool.submit(model.save_pretrained, output) for output in (*outputs, outputs[0])]
+        counts.update(f"BROKEN: {save.exception()!r}" for save in saves if save.exception() is not None)
         for output in outputs:
             found = find_model(output, {"old": model})
             counts[f"{found} model" if found == "old" else found] += 1
@@ -217,6 +217,29 @@ def kill_training(folder: Path, tries: int, rng: random.Random) -> collections.C
     return counts
 
 
+def change_workers(folder: Path, rng: random.Random) -> collections.Counter:
+    """Kill a run with loader processes of one kind, and resume it with another kind."""
+    runs = Runs(folder)
+    kinds = [("fork", 0, False), ("fork", 1, True), ("fork", 2, False), ("spawn", 1, True)]
+    counts: collections.Counter = collections.Counter()
+
+    def run(output: Path, kind: tuple[str, int, bool]) -> None:
+        method, number, stay = kind
+        multiprocessing.set_start_method(method, force=True)
+        workers = ["--dataloader_num_workers", str(number), "--dataloader_persistent_workers", str(stay)]
+        runs.run(output, "--resume", "true", *workers)
+
+    for first, second in itertools.permutations(kinds, 2):
+        output = folder / f"workers-{kinds.index(first)}-{kinds.index(second)}"
+        process = fork(run, output, first)
+        time.sleep(rng.uniform(0, 2 * runs.duration))
+        os.kill(process, signal.SIGKILL)
+        wait(process)
+        code = wait(fork(run, output, second))
+        counts[f"{runs.compare(output)} result" if code == 0 else f"BROKEN: resuming ends with {code}"] += 1
+    return counts
+
+
 def fill_disk_while_training(folder: Path, tries: int) -> collections.Counter:
     """Train when files cannot grow beyond a limit, then resume with room."""
     runs = Runs(folder)
@@ -273,6 +296,7 @@ def main() -> None:
         "four threads save": lambda folder: save_from_threads(folder, 5 * args.tries),
         "disk full while downloading a layer": lambda folder: fill_disk_while_downloading(folder, args.tries),
         "run killed and resumed": lambda folder: kill_training(folder, args.tries, rng),
+        "run killed, resumed with other loader processes": lambda folder: change_workers(folder, rng),
         "disk full while training, resumed": lambda folder: fill_disk_while_training(folder, args.tries),
     }
     command = f"python benchmarks/faults.py --tries {args.tries} --seed {args.seed}"

@@ -6,8 +6,9 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from safetensors import SafetensorError
 
@@ -32,8 +33,7 @@ def written_atomically(folder: str, is_main_process: bool) -> Iterator[str]:
     os.makedirs(folder, exist_ok=True)
     if is_main_process and _holds_config(folder):
         _remove_leftovers(folder)
-    written = tempfile.mkdtemp(dir=folder, prefix=_WRITING)
-    with _locked(written):
+    with _new_locked_folder(folder) as written:
         try:
             yield written
             if is_main_process:
@@ -84,6 +84,23 @@ def _locked(folder: str) -> Iterator[bool]:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _new_locked_folder(folder: str) -> Iterator[str]:
+    """Yield a new temporary folder in `folder`, locked. Before that, another save may take it for a leftover."""
+    while True:
+        written = tempfile.mkdtemp(dir=folder, prefix=_WRITING)
+        with ExitStack() as stack:
+            try:
+                is_locked = stack.enter_context(_locked(written))
+            except FileNotFoundError:
+                continue
+            if not is_locked:  # by a save that is removing it, or on a file system without locks
+                time.sleep(0.1)
+            if os.path.isdir(written):
+                yield written
+                return
 
 
 def _find_leftovers(folder: str) -> list[str]:

@@ -2,11 +2,13 @@
 """All kinds of saving and loading: self-contained and light folders, changed layers, damage, interrupted saves."""
 
 import copy
+import fcntl
 import functools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -371,6 +373,24 @@ def test_saving_from_two_threads(llm, tmp_path, monkeypatch):
         assert bool(llm_names(stored(folder))) is is_whole
         assert_same(model, load(folder))
     assert model.config.to_dict() == before
+
+
+def test_other_saves_take_the_new_folder_for_a_leftover(llm, tmp_path, monkeypatch):
+    """The first one removes it before it can be locked, the second one locks it: the save begins with a third."""
+    model, make, taken = build(llm()[1]), tempfile.mkdtemp, []
+
+    def make_and_lose(*args, **kwargs):
+        folder = make(*args, **kwargs)
+        if "saving" in folder and len(taken) < 2:
+            taken.append(os.open(folder, os.O_RDONLY))
+            fcntl.flock(taken[-1], fcntl.LOCK_EX)
+            threading.Timer(0.02, os.rmdir, (folder,)).start() if len(taken) == 2 else os.rmdir(folder)
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+    model.save_pretrained(tmp_path / "model")
+    assert len(taken) == 2
+    assert_same(model, load(tmp_path / "model"))
 
 
 def test_two_threads_save_into_one_folder(llm, tmp_path, monkeypatch):
