@@ -16,13 +16,13 @@ import logging
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import sys
 import tempfile
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 
@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import datasets
 import torch
 import transformers
+from full_disk import full_disk
 from hub_server import HubServer
 from llm_files import write_llm
 from safetensors.torch import load_file
@@ -53,13 +54,11 @@ def fork(function, *args, limit=None) -> int:
         return process
     code = 0
     try:
-        if limit is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         # What a run prints belongs to the fork.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        function(*args)
+        with nullcontext() if limit is None else full_disk(limit):
+            function(*args)
     except BaseException:
         code = FAILED
         traceback.print_exc()

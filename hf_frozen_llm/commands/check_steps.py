@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hf_frozen_llm.commands.report import Report, count, format_bytes
 from hf_frozen_llm.data.datasets import HFDataset
+from hf_frozen_llm.tasks.classification import MULTI_LABEL
 from hf_frozen_llm.tasks.task import Batch
 from hf_frozen_llm.training.optimizer import group_patterns
 from hf_frozen_llm.training.run import Run, Settings, build_training_arguments
@@ -100,7 +101,7 @@ def label_titles(batch: Batch, config: Any) -> list[str]:
         return [str(config.id2label.get(label, label)) for label in labels.tolist()]
     if labels.ndim != 2:
         return []
-    if config.problem_type == "multi_label_classification":
+    if config.problem_type == MULTI_LABEL:
         return [", ".join(str(config.id2label[i]) for i in row.nonzero().flatten().tolist()) for row in labels.cpu()]
     shares, indices = labels.float().topk(min(2, labels.shape[1]))
     return [

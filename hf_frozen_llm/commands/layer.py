@@ -36,7 +36,7 @@ def describe_llm(name_or_path: str, layer_index: int | None = None, revision: st
     built = build_llm_layers(config, -1 if layer_index is None else layer_index, torch.float32)
     num_layers = built.config.num_hidden_layers
     with LLMCheckpoint(name_or_path, commit or revision) as checkpoint:
-        stored = find_stored_layers(checkpoint, built, num_layers)
+        stored = find_stored_layers(checkpoint, built)
         if layer_index is None and stored[-1] != built.indices[0]:
             built = build_llm_layers(config, stored[-1], torch.float32)
         keys = find_layer_keys(checkpoint, built, built.layer_path(built.indices[0]), built.layers[0])
@@ -107,10 +107,10 @@ def extract_layers(
         folder.replace(output)
 
 
-def find_stored_layers(checkpoint: LLMCheckpoint, built: LLMLayers, num_layers: int) -> list[int]:
+def find_stored_layers(checkpoint: LLMCheckpoint, built: LLMLayers) -> list[int]:
     """Return the indices of the layers that a checkpoint holds; all of them for one with older names."""
     expected, prefix = set(built.layers[0].state_dict()), built.llm.base_model_prefix
-    indices = range(num_layers)
+    indices = range(built.config.num_hidden_layers)
     return [i for i in indices if checkpoint.keys_under(built.layer_path(i), expected, prefix)] or list(indices)
 
 
@@ -118,7 +118,7 @@ def find_layer_keys(checkpoint: LLMCheckpoint, built: LLMLayers, path: str, modu
     """Return the keys of the checkpoint by the names below the module's path."""
     keys = find_keys(checkpoint, path, set(module.state_dict()), built.llm.base_model_prefix, lambda: built.llm)
     if not keys:
-        stored = find_stored_layers(checkpoint, built, built.config.num_hidden_layers)
+        stored = find_stored_layers(checkpoint, built)
         raise ValueError(
             f"{checkpoint.name_or_path} has no tensors of {path}: the checkpoint lacks that layer. It holds "
             f"layer_index {', '.join(map(str, stored))}."

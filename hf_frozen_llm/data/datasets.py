@@ -63,7 +63,7 @@ def load_rows(
         source = args.dataset_name if path is None else str(path)
         options = {"name": args.dataset_config_name, "revision": args.dataset_revision}
     try:
-        if path is not None and builder is None:
+        if path is not None and path.is_dir() and builder is None:
             source, options = read_own_class_names(source, options, split)
         return datasets.load_dataset(source, split=split, streaming=args.streaming, **options)
     except ValueError as error:

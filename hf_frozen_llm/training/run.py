@@ -30,7 +30,7 @@ from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.lora import add_lora
 from hf_frozen_llm.training.recipe import Recipe
-from hf_frozen_llm.training.results import to_json
+from hf_frozen_llm.training.results import load_saved_config, to_json
 from hf_frozen_llm.training.resume import check_same_run, continues, find_checkpoint_to_resume, find_results
 from hf_frozen_llm.training.trainer import TaskTrainer
 
@@ -267,7 +267,7 @@ def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
     Returns:
         [`Run`]: to which `eval_dataset` is to be added.
     """
-    config = AutoConfig.from_pretrained(saved_model, trust_remote_code=False)
+    config = load_saved_config(saved_model)
     task_class = find_task(config.model_type)
     settings = Settings(
         recipe=recipe,

@@ -3,12 +3,12 @@
 
 import logging
 import re
-import resource
 import subprocess
 import sys
 
 import pytest
 import torch
+from full_disk import full_disk
 from llm_files import write_llm
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -216,18 +216,9 @@ def test_the_former_cache_is_ignored(folder, llm, hub, tmp_path):
     assert_right(build(), llm)
 
 
-@pytest.fixture
-def full_disk():
-    """No file may grow beyond 100 kB, as on a disk that is full: writes end short."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_full_disk(folder, hub, tmp_path, full_disk):
+def test_full_disk(folder, hub, tmp_path):
     hub.add(NAME, folder)
-    with pytest.raises(OSError, match=r"layers\.3\.safetensors cannot be written .*disk full"):
+    with full_disk(100_000), pytest.raises(OSError, match=r"layers\.3\.safetensors cannot be written .*disk full"):
         build()
     assert not cached(tmp_path / "hf_home", "*.safetensors") and not list((tmp_path / "hf_home").rglob("*.incomplete"))
 
