@@ -27,13 +27,6 @@ def clips() -> list[Path]:
     pytest.skip(message)
 
 
-def upstream_tests(folder: Path) -> Path:
-    """Return a folder of another library's tests. Without it the calling module is skipped, in CI too."""
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder}: `make peers` fetches and runs these tests", allow_module_level=True)
-    return folder
-
-
 def shared_dir() -> Path:
     """
     Folder of real weights and fixtures: `HF_FROZEN_LLM_SHARED`, or `shared` beside the repository.

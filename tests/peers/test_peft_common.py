@@ -10,7 +10,7 @@ import peft
 import pytest
 from llm_files import write_llm
 from model_cases import VIT
-from paths import PEFT_TESTS, upstream_tests
+from paths import PEFT_TESTS
 from tiny_llms import tiny_config, tiny_llm
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockForImageClassification
@@ -18,9 +18,11 @@ from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockForImageClassification
 
 def load_tests():
     """Import peft's tester as a package of its own; it needs diffusers only for the name of a class."""
+    if not PEFT_TESTS.is_dir():
+        raise FileNotFoundError(f"no folder {PEFT_TESTS}: `make peers` fetches and runs these tests")
     sys.modules.setdefault("diffusers", ModuleType("diffusers")).__dict__.setdefault("StableDiffusionPipeline", object)
     package = ModuleType("peft_tests")
-    package.__path__ = [str(upstream_tests(PEFT_TESTS))]
+    package.__path__ = [str(PEFT_TESTS)]
     sys.modules["peft_tests"] = package
     names = ("testing_common", "testing_utils")
     common, utils = (importlib.import_module(f"peft_tests.{name}") for name in names)

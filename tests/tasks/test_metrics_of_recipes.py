@@ -285,20 +285,18 @@ def test_weights_change_training_alone(recipe, tmp_path):
 # Other tasks
 
 
-def test_views_of_videos(llm, tmp_path):
-    data = write_video_folder(tmp_path / "videos", {"train": 12, "test": 12})
-    flags = ["--dataset_name", data, "--llm_block.llm_name_or_path", llm, *TINY_VIDEOMAE, "--num_segments", "2"]
+@pytest.mark.parametrize(
+    ("task", "write", "own_flags"),
+    [
+        ("video", write_video_folder, [*TINY_VIDEOMAE, "--num_segments", "2"]),
+        ("point_cloud", write_npz, [*TINY_POINT_BERT, "--num_votes", "3"]),
+    ],
+)
+def test_views_and_votes(task, write, own_flags, llm, tmp_path):
+    data = write(tmp_path / "data.npz", {"train": 24, "test": 12})
+    flags = ["--dataset_name", data, "--llm_block.llm_name_or_path", llm, *own_flags]
     flags += ["--metrics", "[f1, auc]", "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
-    main(["train", "video_classification/tiny.yaml", *flags, "--output_dir", str(tmp_path / "run")])
-    results = read(tmp_path / "run" / "results.json")
-    assert 0 <= results["metrics"]["eval_auc"] <= 1 and len(results["classes"]) == 6
-
-
-def test_votes_of_clouds(llm, tmp_path):
-    data = write_npz(tmp_path / "clouds.npz", {"train": 24, "test": 12})
-    flags = ["--dataset_name", data, "--llm_block.llm_name_or_path", llm, *TINY_POINT_BERT, "--num_votes", "3"]
-    flags += ["--metrics", "[f1, auc]", "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
-    main(["train", "point_cloud_classification/tiny.yaml", *flags, "--output_dir", str(tmp_path / "run")])
+    main(["train", f"{task}_classification/tiny.yaml", *flags, "--output_dir", str(tmp_path / "run")])
     results = read(tmp_path / "run" / "results.json")
     assert 0 <= results["metrics"]["eval_auc"] <= 1 and len(results["classes"]) == 6
 
