@@ -23,7 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     """Fail a test that is skipped although its class does not name it in `skipped`, and one named there that runs."""
     report = yield
-    if torch_device != "cpu" or not isinstance(item, pytest.Function):
+    is_left_out = item.get_closest_marker("slow") and not item.config.getoption("--run-slow")
+    if torch_device != "cpu" or not isinstance(item, pytest.Function) or is_left_out:
         return report
     skipped = getattr(item.cls, "skipped", {})
     if report.skipped:
