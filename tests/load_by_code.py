@@ -39,7 +39,9 @@ if __name__ == "__main__":
             folder = Path(results_file).with_name(f"{task['id']}-{auto}")
             model.save_pretrained(folder)
             files[auto] = sorted(path.name for path in folder.iterdir())
-            again = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
+            # AutoBackbone asks the Hub for the repository, and takes no folders
+            loader = type(model) if auto == "AutoBackbone" else getattr(transformers, auto)
+            again = loader.from_pretrained(folder, trust_remote_code=True)
             outputs[f"{auto}, saved again"] = run(again, inputs)
         samples = {}
         for auto in task["processors"]:

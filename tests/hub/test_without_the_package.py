@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,7 +72,8 @@ def loaded(hub, pushed, tmp_path_factory):
     ]
     torch.save(tasks, work / "tasks.pt")
     # isolated, without site-packages and their .pth files, to which the paths of all other packages are added
-    paths = [path for path in sys.path if path and not path.startswith((str(REPO), "__editable__"))]
+    ours = (REPO, REPO / "tests", REPO / "examples")
+    paths = [path for path in sys.path if path and Path(path).resolve() not in ours]
     command = [sys.executable, "-I", "-S", str(REPO / "tests" / "load_by_code.py")]
     arguments = [str(work / "tasks.pt"), str(work / "results.pt"), *paths]
     environment = hub.env(tmp_path_factory.mktemp("other_home"))
