@@ -45,7 +45,9 @@ if __name__ == "__main__":
             outputs[f"{auto}, saved again"] = run(again, inputs)
         samples = {}
         for auto in task["processors"]:
-            processor = getattr(transformers, auto).from_pretrained(name, **options)
+            processor = getattr(transformers, auto).from_pretrained(
+                name, trust_remote_code=True, revision=task["commit"]
+            )
             samples[auto] = dict(processor(task["sample"], return_tensors="pt"))
             folder = Path(results_file).with_name(f"{task['id']}-{auto}")
             processor.save_pretrained(folder)

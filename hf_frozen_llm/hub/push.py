@@ -169,9 +169,9 @@ def check_layer(config: Any, light: bool, include_layer: bool) -> None:
 
 def save_model(folder: Path, config: Any, staging: Path, light: bool, with_code: bool) -> None:
     """Save the model as it is published: with or without the layer, in published names, without local paths."""
-    name = (config.architectures or [""])[0]
-    model_class = getattr(hf_frozen_llm, name, TASK_MODELS[config.model_type])
-    if not issubclass(model_class, PreTrainedModelWithLLMBlock):
+    name = (config.architectures or [TASK_MODELS[config.model_type].__name__])[0]
+    model_class = getattr(hf_frozen_llm, name, None)
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModelWithLLMBlock)):
         raise ValueError(f"{folder}/config.json names the architecture {name!r}, which is no model of this package.")
     model: Any = model_class.from_pretrained(folder)
     if model.config.llm_block is not None:
@@ -238,7 +238,9 @@ def write_card_into(staging: Path, repo_id: str, ablation: str | os.PathLike | N
         return
     try:
         from hf_frozen_llm.hub.card import write_card
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "hf_frozen_llm.hub.card":
+            raise
         print(f"There is no card: write a {CARD} into the folder.")
         return
     write_card(staging, repo_id, ablation)
@@ -307,11 +309,9 @@ def explained_errors(repo_id: str) -> Iterator[None]:
         raise ValueError(
             "push needs a token of the Hub: log in by `hf auth login`, or set HF_TOKEN. --dry-run needs none."
         ) from error
-    except (errors.HTTPError, RuntimeError) as error:
+    except (errors.HTTPError, ConnectionError, RuntimeError) as error:
         # the client wraps errors of large files
-        cause = error.__cause__ if isinstance(error, RuntimeError) else error
-        if not isinstance(cause, errors.HTTPError):
-            raise
+        cause = error.__cause__ or error if isinstance(error, RuntimeError) else error
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status == 401:
             raise ValueError("The Hub does not know the token: log in again by `hf auth login`.") from error

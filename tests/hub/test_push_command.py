@@ -98,6 +98,15 @@ def test_with_and_without_the_layer(light, hub, folder, tmp_path):
     assert again.config.llm_block.fingerprint == build("tester/llm").config.llm_block.fingerprint
 
 
+def test_tensors_are_those_of_the_folder(hub, folder, tmp_path):
+    build("tester/llm", layer_dtype="bfloat16").save_pretrained(tmp_path / "mixed")
+    push(tmp_path / "mixed", NAME)
+    found, expected = stored(latest(hub)), stored(tmp_path / "mixed")
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16, torch.float32}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) and found[key].dtype == expected[key].dtype for key in found)
+
+
 def test_a_light_folder_gets_its_layer(hub, folder, tmp_path):
     build("tester/llm").save_pretrained(folder / "checkpoint-16")
     assert not any("llm_layers" in key for key in stored(folder / "checkpoint-16"))
@@ -228,6 +237,10 @@ def test_folders_that_are_no_models(hub, folder, tmp_path):
             push(path, NAME)
     with pytest.raises(ValueError, match="is a llama, not a model of this package"):
         push(tmp_path / "llm", NAME)
+    config = folder / "checkpoint-8" / "config.json"
+    config.write_text(config.read_text().replace("ViTWithLLMBlockForImageClassification", "MyOwnClass"))
+    with pytest.raises(ValueError, match="architecture 'MyOwnClass', which is no model of this package"):
+        push(folder / "checkpoint-8", NAME)
     assert ("models", NAME) not in hub.repositories
 
 

@@ -39,8 +39,8 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushed(hub, tmp_path_factory):
-    """The folders that were pushed, by family and kind."""
-    folders = {}
+    """The folders that were pushed, by family and kind, and the commits."""
+    folders, commits = {}, {}
     with hub.active(tmp_path_factory.mktemp("hf_home")), pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", "hf_write")
         for family, case in FAMILIES.items():
@@ -49,9 +49,14 @@ def pushed(hub, tmp_path_factory):
             model.save_pretrained(folder)
             case.processor().save_pretrained(folder)
             for kind in KINDS:
-                push(folder, f"tester/{family}-{kind}", with_code=True, light=kind == "light")
+                name = f"tester/{family}-{kind}"
+                push(folder, name, with_code=True, light=kind == "light")
                 folders[family, kind] = folder
-    return folders
+                repository = hub.repositories["models", name]
+                commits[family, kind] = repository.refs["main"]
+                code = repository.commits[repository.refs["main"]].glob("*.py")
+                hub.commit(name, files={path.name: b"raise RuntimeError('newer code')" for path in code})
+    return folders, commits
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +67,15 @@ def loaded(hub, pushed, tmp_path_factory):
         {
             "id": f"{family}-{kind}",
             "name": f"tester/{family}-{kind}",
-            "options": {"revision": hub.repositories["models", f"tester/{family}-{kind}"].refs["main"]},
+            # main has newer code, which must not run
+            "options": {"code_revision" if family == "image" and kind == "light" else "revision": commit},
+            "commit": commit,
             "inputs": FAMILIES[family].inputs(2),
             "sample": FAMILIES[family].sample(),
             "auto_classes": AUTO_CLASSES[family],
             "processors": ["AutoProcessor", *(["AutoFeatureExtractor"] if family == "point-cloud" else [])],
         }
-        for family, kind in pushed
+        for (family, kind), commit in pushed[1].items()
     ]
     torch.save(tasks, work / "tasks.pt")
     # isolated, without site-packages and their .pth files, to which the paths of all other packages are added
@@ -80,7 +87,7 @@ def loaded(hub, pushed, tmp_path_factory):
     run = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
     assert run.returncode == 0 and (work / "results.pt").is_file(), run.stderr[-3000:]
     results = torch.load(work / "results.pt", weights_only=False)
-    return dict(zip(pushed, results)), work
+    return dict(zip(pushed[0], results)), work
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +100,7 @@ def test_equal_outputs(family, kind, hub, pushed, loaded, tmp_path):
             model_class = case.model_class if family == "point-cloud" else model_class
             if auto == "AutoBackbone":
                 from hf_frozen_llm import VisionWithLLMBlockBackbone as model_class
-            model = model_class.from_pretrained(pushed[family, kind]).eval()
+            model = model_class.from_pretrained(pushed[0][family, kind]).eval()
             with torch.no_grad():
                 expected = model(**case.inputs(2))[0]
             for name in (auto, f"{auto}, saved again"):
@@ -104,8 +111,8 @@ def test_equal_outputs(family, kind, hub, pushed, loaded, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_files(family, kind, hub, loaded):
-    folder = list(hub.repositories["models", f"tester/{family}-{kind}"].commits.values())[-1]
+def test_files(family, kind, hub, pushed, loaded):
+    folder = hub.repositories["models", f"tester/{family}-{kind}"].commits[pushed[1][family, kind]]
     config = json.loads((folder / "config.json").read_text())
     assert set(config["auto_map"]) == {"AutoConfig", *AUTO_CLASSES[family]}
     assert config["llm_block"]["save_weights"] is (kind == "self-contained")
@@ -135,7 +142,7 @@ def test_processors(family, loaded):
 def test_with_the_package_the_code_is_kept_and_not_needed(hub, pushed, tmp_path):
     """Installed classes are used, nobody is asked for the code, and a model that is saved again has it."""
     with hub.active(tmp_path):
-        model = AutoModelForImageClassification.from_pretrained("tester/image-self-contained")
+        model = AutoModelForImageClassification.from_pretrained("tester/image-self-contained")  # newer code is not run
         assert type(model) is ViTWithLLMBlockForImageClassification
         assert type(AutoConfig.from_pretrained("tester/any-host-light").llm_block) is LLMBlockConfig
         processor = AutoProcessor.from_pretrained("tester/point-cloud-light")
