@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ AUTO_CLASSES: tuple[Any, ...] = (
     AutoBackbone,
 )
 CARD, PROCESSOR_CONFIG, RECIPE = "README.md", "preprocessor_config.json", "recipe.yaml"
+EVAL_RESULTS = ".eval_results"  # of the card
 # Files of the folder that are published beside the model: settings, results, plots.
 TEXTS = (".json", ".csv", ".yaml", ".yml")
 COPIED = (*TEXTS, ".md", ".png", ".svg", ".pdf")
@@ -217,6 +219,8 @@ def copy_other_files(folder: Path, staging: Path) -> None:
     if results.is_file() and not (folder / RECIPE).is_file():
         recipe = yaml.safe_dump(read_results(results)["recipe"], sort_keys=False, allow_unicode=True)
         write_text(staging / RECIPE, shorten_paths(recipe))
+    if (folder / EVAL_RESULTS).is_dir():
+        shutil.copytree(folder / EVAL_RESULTS, staging / EVAL_RESULTS)
     for file in sorted(folder.iterdir()):
         is_ours = file.suffix in COPIED and not file.name.startswith((".", "_")) and file.name not in NOT_COPIED
         if not is_ours or not file.is_file():
@@ -232,18 +236,17 @@ def shorten_paths(text: str) -> str:
 
 
 def write_card_into(staging: Path, repo_id: str, ablation: str | os.PathLike | None) -> None:
-    """Write the model card, unless the folder has one."""
-    if (staging / CARD).is_file():
-        print(f"The card is the {CARD} of the folder. Without that file, push writes one.")
-        return
-    try:
-        from hf_frozen_llm.hub.card import write_card
-    except ModuleNotFoundError as error:
-        if error.name != "hf_frozen_llm.hub.card":
-            raise
-        print(f"There is no card: write a {CARD} into the folder.")
-        return
-    write_card(staging, repo_id, ablation)
+    """Write the model card, unless the folder has one that was written by hand."""
+    if find_spec("hf_frozen_llm.hub.card") is not None:
+        from hf_frozen_llm.hub.card import has_own_card, write_card
+
+        if not has_own_card(staging):
+            write_card(staging, repo_id, None if ablation is None else Path(ablation))
+            return
+    is_there = (staging / CARD).is_file()
+    print(
+        f"The card is the {CARD} of the folder." if is_there else f"There is no card: write a {CARD} into the folder."
+    )
 
 
 def check_repository(api: HfApi, repo_id: str, model_type: str, private: bool, revision: str | None) -> str:

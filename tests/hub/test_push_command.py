@@ -45,6 +45,8 @@ def folder(hub, tmp_path):
     (folder / "results.json").write_text(json.dumps({"metrics": {}, "recipe": recipe, "log_history": log}))
     (folder / "confusion_matrix.png").write_bytes(b"png")
     (folder / "README.md").write_text(CARD.format("mit"))
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results" / "cifar10.yaml").write_text("[]")
     (folder / "training_args.bin").write_bytes(b"pickle")
     (folder / ".lock").touch()
     shutil.copytree(folder, folder / "checkpoint-8")
@@ -71,7 +73,7 @@ def test_one_commit_of_everything(hub, folder, tmp_path):
     assert names(empty) == set() and names(whole) == set(published.files)
     assert names(whole) == {
         *("README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
-        *("results.json", "recipe.yaml", "confusion_matrix.png"),
+        *("results.json", "recipe.yaml", "confusion_matrix.png", ".eval_results/cifar10.yaml"),
     }
     assert published.files["model.safetensors"] == (whole / "model.safetensors").stat().st_size
     assert published.url.startswith(f"{hub.url}/{NAME}/commit/")
