@@ -11,7 +11,7 @@ import pytest
 import torch
 from hub_server import HubServer
 from saved_models import build, logits, stored
-from tiny_runs import write_llama
+from tiny_runs import TINY, write_llama
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from hf_frozen_llm import push
@@ -89,6 +89,18 @@ def test_no_path_of_this_machine(hub, folder, tmp_path):
     results = json.loads((latest(hub) / "results.json").read_text())
     assert results["recipe"] == {"dataset_name": "my pictures", "learning_rate": 1e-3}
     assert results["log_history"][0]["command"] == "train --output_dir=run ./pictures and/or https://hf.co/a/b"
+
+
+def test_the_recipe_trains_again(hub, recipe, data, tmp_path):
+    """The published recipe, with the data of the reader, gives the published weights."""
+    short = [*TINY, "--max_steps", "2", "--eval_strategy", "no"]
+    llm = ["--llm_block.llm_name_or_path", "tester/llm"]
+    main(["train", str(recipe), *short, *llm, "--output_dir", str(tmp_path / "run")])
+    push(tmp_path / "run", NAME)
+    published = latest(hub) / "recipe.yaml"
+    main(["train", str(published), *short, "--dataset_name", data, "--output_dir", str(tmp_path / "again")])
+    again = stored(tmp_path / "again")
+    assert all(torch.equal(tensor, again[key]) for key, tensor in stored(latest(hub)).items())
 
 
 @pytest.mark.parametrize("light", [False, True])
