@@ -246,8 +246,8 @@ def push(
     """
     Publish the model in FOLDER on the Hub: weights, configuration, processor, card, results, plots, recipe.
 
-    Everything is one commit, so a repository never holds half a model. An interrupted upload is continued by the same
-    command.
+    All files are published in one commit. After an interruption, repeat the command: large files that were uploaded
+    are not sent again.
     """
     from hf_frozen_llm.hub.push import push
     from hf_frozen_llm.training.results import print_facts

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The licences of language models, and whether they permit to pass a layer on."""
+"""The licences of language models, and whether they permit redistributing a layer."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 
 
 UNKNOWN = "unknown"
-# Identifiers of the Hub. Some have conditions, such as naming the licence or the LLM.
+# Identifiers of the Hub. Some have conditions, such as a copy of the licence or the name of the LLM.
 PERMITTING = {
     *("apache-2.0", "mit", "isc", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "unlicense", "zlib"),
     *("cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
@@ -45,7 +45,7 @@ def refuse_forbidden_layer(llm: str | None) -> None:
     licence = find_licence(llm)
     if str(licence).lower() not in PERMITTING:
         raise ValueError(
-            f"The model would be published with the layer of {llm or 'an LLM without a name'}, whose licence is "
-            f"{licence}; push knows no permission to pass its weights on. --light leaves the layer out, and loading "
-            "reads it from the LLM. If you may pass it on, say so by --include-layer."
+            f"The licence of {llm or 'the LLM, which has no name,'} is {licence}, which is not known to permit "
+            "redistributing its layer. --light leaves the layer out, and loading then reads it from the LLM. If you "
+            "may redistribute the layer, add --include-layer."
         )

@@ -107,8 +107,8 @@ def push(
         [`Published`]: the files and the URL.
 
     Raises:
-        `OSError`: if the folder is no model, or the upload broke off. The repository is then as before.
-        `ValueError`: if the model must not be published like this, or the token or the repository does not permit it.
+        `OSError`: if the folder is no model, or the upload was interrupted. The repository is then as before.
+        `ValueError`: if the options, the licence of the LLM, the token or the repository do not permit it.
     """
     validate_repo_id(repo_id)
     if create_pr and revision not in (None, "main"):
@@ -154,7 +154,7 @@ def load_config(folder: Path) -> Any:
 
 
 def check_layer(config: Any, light: bool, include_layer: bool) -> None:
-    """Refuse a light model that could not be loaded elsewhere, and a layer that may not be passed on."""
+    """Refuse a light model that no other machine could load, and a layer that may not be redistributed."""
     block = config.llm_block
     if block is None or block.kind != "llm":
         return
@@ -170,7 +170,7 @@ def check_layer(config: Any, light: bool, include_layer: bool) -> None:
 
 
 def save_model(folder: Path, config: Any, staging: Path, light: bool, with_code: bool) -> None:
-    """Save the model as it is published: with or without the layer, in published names, without local paths."""
+    """Save the model for publication: with or without the layer, without local paths."""
     name = (config.architectures or [TASK_MODELS[config.model_type].__name__])[0]
     model_class = getattr(hf_frozen_llm, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModelWithLLMBlock)):
@@ -203,7 +203,7 @@ def refer_to(found: type) -> str:
 
 
 def add_code_of_processor(staging: Path) -> None:
-    """Let the configuration of a processor of this package name its code, and copy that."""
+    """Add the code of a processor of this package, and name it in the configuration of the processor."""
     file = staging / PROCESSOR_CONFIG
     content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     processor = getattr(hf_frozen_llm, content.get("feature_extractor_type") or "", None)
@@ -214,7 +214,7 @@ def add_code_of_processor(staging: Path) -> None:
 
 
 def copy_other_files(folder: Path, staging: Path) -> None:
-    """Copy processor, card, results, plots and recipe; paths of this machine are shortened to their last part."""
+    """Copy the processor, card, results, plots and recipe, with absolute paths shortened to their last part."""
     results = folder / RESULTS_FILE
     if results.is_file() and not (folder / RECIPE).is_file():
         recipe = yaml.safe_dump(read_results(results)["recipe"], sort_keys=False, allow_unicode=True)
@@ -250,7 +250,7 @@ def write_card_into(staging: Path, repo_id: str, ablation: str | os.PathLike | N
 
 
 def check_repository(api: HfApi, repo_id: str, model_type: str, private: bool, revision: str | None) -> str:
-    """Return `owner/name`; refuse a token that cannot write, and a repository that holds something else."""
+    """Return `owner/name`; refuse a token that cannot write, and a repository with another type of content."""
     user = api.whoami()
     role = (user.get("auth") or {}).get("accessToken", {}).get("role")
     if role == "read":
@@ -283,7 +283,7 @@ def check_repository(api: HfApi, repo_id: str, model_type: str, private: bool, r
 
 
 def upload(api: HfApi, staging: Path, repo_id: str, private: bool, create_pr: bool, revision: str | None) -> str:
-    """Make one commit of all files, which also removes weight files that the repository had and the model has not."""
+    """Upload all files in one commit, which also removes weight files that the model no longer has."""
     if not api.repo_exists(repo_id):
         api.create_repo(repo_id, private=private or None, exist_ok=True)
     is_new_branch = revision not in (None, "main") and not str(revision).startswith("refs/")
@@ -305,7 +305,7 @@ def upload(api: HfApi, staging: Path, repo_id: str, private: bool, create_pr: bo
 
 @contextmanager
 def explained_errors(repo_id: str) -> Iterator[None]:
-    """Turn the Hub's refusals and broken connections into errors that say what to do."""
+    """Replace the Hub's refusals and lost connections by errors that name the fix."""
     try:
         yield
     except errors.LocalTokenNotFoundError as error:
@@ -329,6 +329,6 @@ def explained_errors(repo_id: str) -> Iterator[None]:
             429: "the Hub's limit of requests is reached, wait some minutes",
         }.get(status or 0, f"{type(cause).__name__}, {' '.join(str(cause).split()) or 'the connection was lost'}")
         raise OSError(
-            f"The push to {repo_id} did not finish: {reason}. Nothing of it is visible there. Repeat the command; "
-            "large files that have arrived are not sent again."
+            f"The push to {repo_id} did not finish: {reason}. Nothing was published. Repeat the command; "
+            "large files that were uploaded are not sent again."
         ) from error
