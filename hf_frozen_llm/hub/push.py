@@ -243,10 +243,10 @@ def write_card_into(staging: Path, repo_id: str, ablation: str | os.PathLike | N
         if not has_own_card(staging):
             write_card(staging, repo_id, None if ablation is None else Path(ablation))
             return
-    is_there = (staging / CARD).is_file()
-    print(
-        f"The card is the {CARD} of the folder." if is_there else f"There is no card: write a {CARD} into the folder."
-    )
+    if (staging / CARD).is_file():
+        print(f"The card is the {CARD} of the folder.")
+    else:
+        print(f"There is no card: write a {CARD} into the folder.")
 
 
 def check_repository(api: HfApi, repo_id: str, model_type: str, private: bool, revision: str | None) -> str:
@@ -329,6 +329,6 @@ def explained_errors(repo_id: str) -> Iterator[None]:
             429: "the Hub's limit of requests is reached, wait some minutes",
         }.get(status or 0, f"{type(cause).__name__}, {' '.join(str(cause).split()) or 'the connection was lost'}")
         raise OSError(
-            f"The push to {repo_id} did not finish: {reason}. Nothing was published. Repeat the command; "
-            "large files that were uploaded are not sent again."
+            f"The push to {repo_id} did not finish: {reason}. A repository never holds a part of a push: "
+            "repeat the command. Large files that were uploaded are not sent again."
         ) from error
