@@ -54,3 +54,4 @@ if __name__ == "__main__":
             files[auto] = sorted(path.name for path in folder.iterdir())
         results.append({"outputs": outputs, "files": files, "samples": samples})
     torch.save(results, results_file)
+    print(transformers.__version__)
