@@ -21,6 +21,7 @@ EXTRAS = {
     "plot": ["matplotlib>=3.8"],
     "ablate": ["matplotlib>=3.8", "scipy>=1.11"],
     "demo": ["gradio>=5"],
+    "tracking": ["tensorboard>=2.20", "trackio>=0.22"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["gguf"],

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .commands.check import check
     from .commands.predict import predict
     from .conversion import convert_released_checkpoint
+    from .hub.push import push
     from .training.evaluate import evaluate
     from .training.train import train
 
@@ -45,6 +46,7 @@ COMMANDS = {
     "convert_released_checkpoint": ".conversion",
     "evaluate": ".training.evaluate",
     "predict": ".commands.predict",
+    "push": ".hub.push",
     "train": ".training.train",
 }
 
@@ -79,5 +81,6 @@ __all__ = [
     "convert_released_checkpoint",
     "evaluate",
     "predict",
+    "push",
     "train",
 ]

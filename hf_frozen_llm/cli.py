@@ -229,6 +229,46 @@ def info(
 
 
 @app.command()
+def push(
+    folder: str = typer.Argument(help="Folder of the model."),
+    repository: str = typer.Argument(help="owner/name on the Hub; it is created if there is none."),
+    light: bool = typer.Option(False, "--light", help="Leave out the LLM layer; loading reads it from the LLM."),
+    include_layer: bool = typer.Option(
+        False, "--include-layer", help="Include the layer although the LLM's licence is not known to permit it."
+    ),
+    with_code: bool = typer.Option(False, "--with-code", help="Include the code, to load without this package."),
+    private: bool = typer.Option(False, "--private", help="Make a new repository private."),
+    create_pr: bool = typer.Option(False, "--create-pr", help="Open a pull request."),
+    revision: str | None = typer.Option(None, help="Branch to push to; it is created if there is none."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="List files and sizes, and upload nothing."),
+    ablation: str | None = typer.Option(None, help="Folder of an `ablate`, for the comparison in the card."),
+) -> None:
+    """
+    Publish the model in FOLDER on the Hub: weights, configuration, processor, card, results, plots, recipe.
+
+    All files are published in one commit. After an interruption, repeat the command: large files that were uploaded
+    are not sent again.
+    """
+    from hf_frozen_llm.hub.push import push
+    from hf_frozen_llm.training.results import print_facts
+
+    published = push(
+        folder,
+        repository,
+        light=light,
+        include_layer=include_layer,
+        with_code=with_code,
+        private=private,
+        create_pr=create_pr,
+        revision=revision,
+        dry_run=dry_run,
+        ablation=ablation,
+    )
+    print_facts({name: f"{size:>13,}" for name, size in {**published.files, "all bytes": published.total}.items()})
+    print(published.url or "Nothing was uploaded.")
+
+
+@app.command()
 def convert(
     checkpoint: str = typer.Argument(help="The .pth file."),
     task: str = typer.Option(help="Task of the model, as in recipes."),

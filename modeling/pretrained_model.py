@@ -15,6 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from .atomic_saving import refuse_interrupted_save, written_atomically
 from .checkpoint_files import SAFETENSORS_DTYPES, digest_tensors
+from .code_files import copy_code
 from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
 from .llm_layer_reader import find_saved_layer
@@ -192,7 +193,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         read). Trainer's `checkpoint-<n>` folders are light and keep the names of the modules, which its resume needs.
         `save_weights` in the written `config.json` says whether the folder holds the layer. Files are replaced only
         after all of them have been written, `config.json` last: without it the folder is no model. The model and its
-        configuration are not changed, so that several threads may save it at the same time.
+        configuration are not changed, so that several threads may save it at the same time. A model that was loaded
+        with its code (`config.auto_map`) is saved with it.
         """
         block = self._get_llm_block()
         folder = os.fspath(save_directory)
@@ -213,6 +215,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
             super(PreTrainedModelWithLLMBlock, model).save_pretrained(
                 written_folder, is_main_process=is_main_process, **kwargs
             )
+            if auto_map := getattr(model.config, "auto_map", None):
+                copy_code(auto_map, written_folder)
         if push_to_hub and is_main_process:
             hub_names = ("repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")
             hub_kwargs = {name: kwargs[name] for name in hub_names if name in kwargs}

@@ -12,7 +12,6 @@ with HubServer() as hub:
 ```
 """
 
-import base64
 import contextlib
 import functools
 import hashlib
@@ -20,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
+from hub_uploads import UploadEndpoints, Uploads
 from huggingface_hub import constants, hf_api
 from transformers.utils import hub as transformers_hub
 
@@ -77,7 +76,7 @@ class HubServer:
         self.bad_answer = None  # to requests of ranges: "page", "whole", "other range", "other size", "too much"
         self.ranges_before_it = 0
         self.badly_answered = None  # the range of the request that got it
-        self.uploads = None  # folder of the commits that clients made
+        self.uploads = Uploads(self)  # what clients sent, and who may
         self.authorized_elsewhere = []  # tokens that reached the other host
         self._lock = threading.Lock()
         self._server = None
@@ -96,8 +95,7 @@ class HubServer:
     def __exit__(self, *exc):
         self._server.shutdown()
         self._server.server_close()
-        if self.uploads is not None:
-            self.uploads.cleanup()
+        self.uploads.cleanup()
 
     @property
     def url(self):
@@ -120,18 +118,16 @@ class HubServer:
 
     def commit(self, name, kind="models", revision="main", files=None, deleted=()):
         """Add a commit as clients do: the files of the last one, and these."""
-        with self._lock:
-            self.uploads = self.uploads or tempfile.TemporaryDirectory()
-            folder = Path(tempfile.mkdtemp(dir=self.uploads.name))
-            repository = self.repositories.get((kind, name))
-            if repository is not None:
-                shutil.copytree(repository.commits[repository.resolve(revision)], folder, dirs_exist_ok=True)
+        folder, repository = self.uploads.make_folder(), self.repositories.get((kind, name))
+        if repository is not None:
+            shutil.copytree(repository.commits[repository.resolve(revision)], folder, dirs_exist_ok=True)
         for path in deleted:
             (folder / path).unlink()
         for path, content in (files or {}).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
-        return self.add(name, folder, kind=kind, revision=revision)
+        token, gated = (repository.token, repository.gated) if repository is not None else (None, False)
+        return self.add(name, folder, kind=kind, token=token, gated=gated, revision=revision)
 
     @contextlib.contextmanager
     def answering(self):
@@ -248,10 +244,9 @@ class HubServer:
             huggingface_hub.close_session()
 
 
-class HubHandler(BaseHTTPRequestHandler):
+class HubHandler(UploadEndpoints, BaseHTTPRequestHandler):
     """
-    `/api/{kind}/{repo}[/revision|tree|paths-info|preupload|commit/…]`, `/{repo}/resolve/{revision}/{file}`,
-    `/api/whoami-v2`, `/api/repos/create`, `/api/validate-yaml`. Uploaded files are parts of the commit, without LFS.
+    `/api/{kind}/{repo}[/revision|tree|paths-info/…]`, `/{repo}/resolve/{revision}/{file}`; uploads: `hub_uploads.py`.
     """
 
     protocol_version = "HTTP/1.1"
@@ -269,40 +264,31 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.answer()
 
+    def do_PUT(self):
+        self.answer()
+
     def answer(self):
         with self.server_state.answering():
             self.send_answer()
 
     def send_answer(self):
         url = urlsplit(self.path)
+        query = parse_qs(url.query)
+        if self.answer_upload(url.path, query):
+            return
         self.request_body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = unquote(url.path)
-        api = re.match(r"^/api/(models|datasets)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?$", path)
-        file = re.match(r"^/(?:(datasets)/)?(.+?)/resolve/([^/]+)/(.+)$", path)
-        upload = re.match(r"^/api/(models|datasets)/(.+?)/(preupload|commit)/([^/]+)$", path)
-        if path == "/api/whoami-v2":
-            token = self.token()
-            known = {r.token for r in self.server_state.repositories.values() if r.token}
-            if token in known:
-                self.send_json({"name": "tester", "type": "user", "auth": {"accessToken": {"role": "read"}}})
-            else:
-                self.fail(401, None, "Invalid credentials in Authorization header")
-        elif path == "/api/repos/create":
-            asked = json.loads(self.request_body)
-            name, kind = f"{asked.get('organization') or 'tester'}/{asked['name']}", f"{asked.get('type', 'model')}s"
-            if (kind, name) not in self.server_state.repositories:
-                self.server_state.commit(name, kind)
-            self.send_json({"url": f"{self.server_state.url}/{name}", "name": name, "id": name})
-        elif path == "/api/validate-yaml":
-            self.send_json({"warnings": [], "errors": []})
-        elif upload:
-            self.receive(*upload.groups())
-        elif file:
-            self.send_file_of(file[1] or "models", file[2], file[3], file[4])
+        # matched before a quoted "/" of a branch is unquoted
+        api = re.match(
+            r"^/api/(models|datasets|spaces)/(.+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?$", url.path
+        )
+        file = re.match(r"^/(?:(datasets|spaces)/)?(.+?)/resolve/([^/]+)/(.+)$", url.path)
+        if file:
+            self.send_file_of(file[1] or "models", *map(unquote, file.groups()[1:]))
         elif api:
-            self.send_api(api[1], api[2], api[3], api[4] or "main", api[5] or "", parse_qs(url.query))
+            kind, name, action, revision, folder = api.groups()
+            self.send_api(kind, name, action, unquote(revision or "main"), unquote(folder or ""), query)
         else:
-            self.fail(404, None, f"no such endpoint: {path}")
+            self.fail(404, None, f"no such endpoint: {url.path}")
 
     def token(self):
         kind, _, token = (self.headers.get("Authorization") or "").partition(" ")
@@ -363,25 +349,6 @@ class HubHandler(BaseHTTPRequestHandler):
             paths = parse_qs(body).get("paths", []) if form else json.loads(body or "{}").get("paths", [])
             entries = tree(files, "", True)
             self.send_json([e for e in entries if e["path"] in paths])
-
-    def receive(self, kind, name, action, revision):
-        if self.find(kind, name, revision, content=True) is None:
-            return
-        if action == "preupload":
-            paths = [file["path"] for file in json.loads(self.request_body)["files"]]
-            self.send_json(
-                {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
-            )
-            return
-        lines = [json.loads(line) for line in self.request_body.splitlines()]
-        files = {
-            line["value"]["path"]: base64.b64decode(line["value"]["content"])
-            for line in lines
-            if line["key"] == "file"
-        }
-        deleted = [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
-        commit = self.server_state.commit(name, kind, revision, files, deleted)
-        self.send_json({"commitUrl": f"{self.server_state.url}/{name}/commit/{commit}", "commitOid": commit})
 
     def send_file_of(self, kind, name, revision, file_name):
         # The other host checks no tokens: its URL is the permission.
@@ -461,15 +428,16 @@ class HubHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.note(200, len(body))
 
-    def send_json(self, value):
+    def send_json(self, value, status=200, headers=None):
         body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_response(status)
+        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, text)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-        self.note(200, len(body))
+        self.note(status, len(body))
 
     def fail(self, status, code, message, commit=None, headers=None):
         body = json.dumps({"error": message}).encode()

@@ -61,7 +61,7 @@ def test_describing_commands_are_light():
 
 def test_commands_are_exported():
     """Each is the function behind the verb of the same name, for use in Python."""
-    names = ["ablate", "check", "convert_released_checkpoint", "evaluate", "predict", "train"]
+    names = ["ablate", "check", "convert_released_checkpoint", "evaluate", "predict", "push", "train"]
     assert set(names) < set(hf_frozen_llm.__all__)
     for name in names:
         command = getattr(hf_frozen_llm, name)

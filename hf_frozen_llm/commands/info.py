@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, get_safetensors_metadata, metadata_load
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub import get_safetensors_metadata
 from safetensors import safe_open
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
+from hf_frozen_llm.hub.licences import UNKNOWN, find_licence
 from hf_frozen_llm.modeling.checkpoint_files import digest_tensors
 from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 from hf_frozen_llm.modeling.llm_layer_reader import find_saved_layer
 from hf_frozen_llm.training.results import count_parameters, load_saved_config, refuse_missing_folder
-
-
-UNKNOWN = "unknown"
 
 
 def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, str]:
@@ -126,19 +123,3 @@ def weight_names(name_or_path: str) -> list[str]:
         return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         return list(file.keys())
-
-
-def find_licence(llm: str | None) -> str:
-    """Return the licence in the LLM's model card; `"unknown"` without a card or a connection to the Hub."""
-    if llm is None:
-        return UNKNOWN
-    path = Path(llm)
-    try:
-        if path.exists():
-            card = (path if path.is_dir() else path.parent) / "README.md"
-            metadata = (metadata_load(card) if card.is_file() else None) or {}
-        else:
-            metadata = ModelCard.load(llm).data.to_dict()
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError):
-        return f"{UNKNOWN}: its model card cannot be read"
-    return metadata.get("license_name") or metadata.get("license") or UNKNOWN

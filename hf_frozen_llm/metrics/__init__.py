@@ -1,4 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 from . import classification
+from .classification_scores import ClassificationScores
 from .metric import Metric
 from .top_k_accuracy import TopKAccuracy
