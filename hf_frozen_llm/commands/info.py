@@ -1,24 +1,18 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """`hf-frozen-llm info`: describe a checkpoint without loading it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, get_safetensors_metadata, metadata_load
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from safetensors import safe_open
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
+from hf_frozen_llm.hub.checkpoint import UNKNOWN, find_licence, weight_names
 from hf_frozen_llm.modeling.checkpoint_files import digest_tensors
-from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
+from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 from hf_frozen_llm.modeling.llm_layer_reader import find_saved_layer
-from hf_frozen_llm.training.results import count_parameters, load_saved_config, refuse_missing_folder
-
-
-UNKNOWN = "unknown"
+from hf_frozen_llm.training.results import count_parameters, load_own_config
 
 
 def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, str]:
@@ -38,13 +32,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
         `OSError`: if there is no such checkpoint.
         `ValueError`: if it is not one of this package, or if the layer is not the one that was saved.
     """
-    refuse_missing_folder(name_or_path)
-    config: Any = load_saved_config(name_or_path)
-    if not isinstance(config, WithLLMBlockConfigMixin):
-        raise ValueError(
-            f"{name_or_path} is a {config.model_type}, not a model of this package. Give a folder that "
-            "`hf-frozen-llm train` or save_pretrained wrote."
-        )
+    config = load_own_config(name_or_path)
     model = build_on_meta(config)
     host = getattr(config, "vision_config", config)
     architecture = (config.architectures or [type(model).__name__])[0]
@@ -115,30 +103,3 @@ def describe_update(name_or_path: str, model_class: Any, is_included: bool) -> s
     generator = torch.Generator("cpu").manual_seed(0)
     tokens = torch.randn(1, 64, block.config.hidden_size, generator=generator)
     return f"{block.update_ratio(tokens.to(block.dtype)):.3g} times its input, for standard-normal tokens"
-
-
-def weight_names(name_or_path: str) -> list[str]:
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        return list(get_safetensors_metadata(name_or_path).weight_map)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return list(file.keys())
-
-
-def find_licence(llm: str | None) -> str:
-    """Return the licence in the LLM's model card; `"unknown"` without a card or a connection to the Hub."""
-    if llm is None:
-        return UNKNOWN
-    path = Path(llm)
-    try:
-        if path.exists():
-            card = (path if path.is_dir() else path.parent) / "README.md"
-            metadata = (metadata_load(card) if card.is_file() else None) or {}
-        else:
-            metadata = ModelCard.load(llm).data.to_dict()
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError):
-        return f"{UNKNOWN}: its model card cannot be read"
-    return metadata.get("license_name") or metadata.get("license") or UNKNOWN

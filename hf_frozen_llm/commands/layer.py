@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hf_frozen_llm.commands.info import UNKNOWN, find_licence
+from hf_frozen_llm.hub.checkpoint import UNKNOWN, find_licence
 from hf_frozen_llm.modeling.layer_cache import write_layer
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint, load_llm_config
 from hf_frozen_llm.modeling.llm_conversion import find_keys
