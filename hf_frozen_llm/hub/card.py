@@ -95,8 +95,8 @@ def write_card(
     card = folder / CARD_FILE
     if has_own_card(folder) and not force:
         raise FileExistsError(
-            f"{card} was written or changed by hand, and is left as it is. To replace it: `hf-frozen-llm card {folder} "
-            "--force`."
+            f"{card} was written or changed by hand, and is left as it is. To replace it: `hf-frozen-llm card "
+            f"{folder} --force`."
         )
     earlier = read_given_facts(folder)
     name = repo_id or folder.resolve().name
@@ -270,6 +270,6 @@ def check_card(folder: Path) -> None:
         )
         if not held:
             raise ValueError(
-                f"{path} says that {name} is {value}, but no results file in {folder} (results.json, eval_results*.json)"
-                " holds this number. Evaluate the model, or remove the number."
+                f"{path} says that {name} is {value}, but no results file in {folder} (results.json, "
+                "eval_results*.json) holds this number. Evaluate the model, or remove the number."
             )

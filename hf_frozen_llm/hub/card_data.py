@@ -88,9 +88,9 @@ def list_results(model: SavedModel, evaluation: Evaluation) -> list[EvalResult]:
             dataset_config=evaluation.config_name,
             dataset_split=evaluation.split,
             dataset_revision=evaluation.revision,
-            dataset_args=evaluation.changes or None,
             metric_type=METRIC_IDS.get(metric, metric),
-            metric_name=model.find_metric(metric).title,
+            metric_name=model.find_metric(metric).title + evaluation.changes_in_words,
+            metric_args=evaluation.changes or None,
             metric_value=value,
         )
         for metric, value in evaluation.metrics.items()

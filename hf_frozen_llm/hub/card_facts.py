@@ -158,7 +158,7 @@ def format_megabytes(number: float) -> str:
 
 
 def list_training_rows(model: SavedModel) -> list[dict[str, Any]]:
-    """Return a row for each evaluation of the training, or for its logs without evaluations; `saved` marks the model's."""
+    """Return a row for each evaluation of the training, or else for each log; one may be `saved`."""
     history = (model.results or {}).get("log_history", [])
     end = next((i for i, entry in enumerate(history) if "train_runtime" in entry), len(history))
     rows: list[dict[str, Any]] = []

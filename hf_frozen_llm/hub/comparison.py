@@ -110,8 +110,8 @@ def check_plain_host(model: SavedModel, results: dict[str, Any], plain_host: Pat
     ours, theirs = (*ours, model.results.get("num_eval_rows")), (*theirs, results.get("num_eval_rows"))
     if ours != theirs:
         raise ValueError(
-            f"{plain_host} was evaluated on {theirs}, but {model.folder} on {ours} (dataset_name, eval_split, holdout, "
-            "rows): their results cannot be compared."
+            f"{plain_host} was evaluated on {theirs}, but {model.folder} on {ours} (dataset_name, eval_split, "
+            "holdout, rows): their results cannot be compared."
         )
 
 

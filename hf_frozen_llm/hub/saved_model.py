@@ -66,10 +66,14 @@ class Evaluation:
     classes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def changes_in_words(self) -> str:
+        return "".join(f", {name} {value}" for name, value in self.changes.items())
+
+    @property
     def place(self) -> str:
         """Return the split, how the inputs were changed, and the number of rows, in words."""
-        changes = "".join(f", {name} {value}" for name, value in self.changes.items())
-        return f"{self.split}{changes}" + (f", {self.num_rows:,} rows" if self.num_rows is not None else "")
+        rows = "" if self.num_rows is None else f", {self.num_rows:,} rows"
+        return f"{self.split}{self.changes_in_words}{rows}"
 
 
 @dataclass
@@ -182,7 +186,7 @@ def read_saved_model(folder: Path, name: str, dataset_id: str | None = None) -> 
 
 
 def check_belongs(file: Path, content: dict[str, Any], model: SavedModel) -> None:
-    """Refuse results of other weights; those of earlier versions, without a digest, only with another configuration."""
+    """Refuse results of other weights; results without a digest only if they are of another configuration."""
     digest = content.get("weights_digest")
     is_other = digest is not None and digest != model.digest
     if digest is None and "config" in content:

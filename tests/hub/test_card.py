@@ -14,9 +14,11 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from paths import REPO
 from PIL import Image
 from tiny_runs import (
+    CLASSES,
     TINY,
     TINY_DINOV2,
     TINY_POINT_BERT,
+    TINY_SWIN,
     TINY_VIDEOMAE,
     make_clouds,
     make_frames,
@@ -56,8 +58,9 @@ KINDS = {
     "control": [*TINY, "--llm_block.kind", "mlp"],
     "random": [*TINY, "--llm_block.weights", "random"],
     "any host": TINY_DINOV2,
-    "video": [*VIDEOS, *TINY_VIDEOMAE, "--max_steps", "2"],
-    "points": [*POINTS, *TINY_POINT_BERT, "--max_steps", "2"],
+    "swin": TINY_SWIN,
+    "video": [*VIDEOS, *TINY_VIDEOMAE, "--max_steps", "2", "--logging_steps", "1"],
+    "points": [*POINTS, *TINY_POINT_BERT, "--max_steps", "2", "--logging_steps", "1"],
 }
 
 
@@ -117,8 +120,10 @@ def python_blocks(text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_code_runs(kind, run, tmp_path, monkeypatch, capsys):
+def test_code_runs(kind, run, tmp_path, monkeypatch, capsys, caplog):
     """The code of a card, as written, in the folder that holds the model and an input."""
+    # Only since 5.20 there are video processors for models that were saved with an image processor.
+    caplog.set_level("ERROR", "transformers.pipelines.video_classification")
     folder = run(kind)
     write_card(folder)
     monkeypatch.chdir(tmp_path)
@@ -130,7 +135,8 @@ def test_code_runs(kind, run, tmp_path, monkeypatch, capsys):
     for block in blocks:
         capsys.readouterr()
         exec(block, {})
-        assert any(name in capsys.readouterr().out for name in ("ant", "bee", "cat", "dog", "elk", "fox")), block
+        output = capsys.readouterr().out
+        assert any(name in output for name in CLASSES), block
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,7 +144,7 @@ def test_metadata_and_text(kind, run):
     folder = run(kind)
     assert write_card(folder, "me/animals") == folder / "README.md"
     data, text = read_card(folder)
-    has_llm = kind in ("image", "light", "any host", "video", "points")
+    has_llm = kind in ("image", "light", "any host", "swin", "video", "points")
     assert data.library_name == "hf_frozen_llm" and "hf_frozen_llm" in data.tags
     assert data.base_model == ([LLM_ID] if has_llm else None)
     assert data.get("base_model_relation") == ("merge" if has_llm else None)
@@ -158,7 +164,7 @@ def test_metadata_and_text(kind, run):
     }
     assert sentences.get(kind, "## Use") in text
     assert ("## Limits" in text) == (kind not in ("plain host", "control"))
-    assert len(re.findall("saved model", text)) == 1 or kind in ("video", "points")
+    assert len(re.findall("saved model", text)) == 1
     assert (folder / "training_curves.png").is_file() and "](training_curves.png)" in text
 
 
@@ -174,7 +180,7 @@ def test_of_data_on_the_hub(run):
     assert data.datasets == [DATASET] and data.license == "mit" and data.metrics == ["accuracy", "f1"]
     corrupted = json.loads((folder / "eval_results_contrast_3.json").read_text())
     found = {
-        (str(result.dataset_args), result.metric_type): result.metric_value
+        (str(result.metric_args), result.metric_type): result.metric_value
         for result in data.eval_results
         if result.dataset_type == DATASET and result.dataset_split == "test" and result.task_type == data.pipeline_tag
     }
@@ -212,7 +218,7 @@ def test_given_facts_stay_until_the_weights_change(run):
 def test_facts_of_the_training(run):
     folder = run()
     results = json.loads((folder / "results.json").read_text())
-    assert results["training_set"]["labels"] == dict.fromkeys(["ant", "bee", "cat", "dog", "elk", "fox"], 10)
+    assert results["training_set"]["labels"] == dict.fromkeys(CLASSES, 10)
     assert results["base_models"] == {"host": None, "llm": LLM_ID}
     write_card(folder)
     text = read_card(folder)[1]
