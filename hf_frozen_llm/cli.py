@@ -237,6 +237,7 @@ def card(
     plain_host: str | None = typer.Option(None, help="Folder of a run of the plain host, for the comparison."),
     license: str | None = typer.Option(None, help="Licence of the model; it is never guessed."),
     dataset: str | None = typer.Option(None, help="Hub id of the training data, if the run read a local copy."),
+    examples: bool = typer.Option(False, "--examples", help="Draw an example of each label, to be published."),
     html: bool = typer.Option(False, "--html", help="Also write README.html, which looks like the page on the Hub."),
     force: bool = typer.Option(False, "--force", help="Replace a README.md that was written or changed by hand."),
 ) -> None:
@@ -254,6 +255,7 @@ def card(
         plain_host=Path(plain_host) if plain_host else None,
         license=license,
         dataset=dataset,
+        examples=examples,
         force=force,
     )
     if html:

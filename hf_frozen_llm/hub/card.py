@@ -38,6 +38,7 @@ from hf_frozen_llm.hub.comparison import (
     copy_plain_host,
     main_metric,
 )
+from hf_frozen_llm.hub.examples import EXAMPLES_FILE, draw_examples, list_widgets
 from hf_frozen_llm.hub.saved_model import SavedModel, read_saved_model
 from hf_frozen_llm.plotting import plot_run
 from hf_frozen_llm.training.results import digest_weights, write_text
@@ -61,6 +62,7 @@ def write_card(
     plain_host: Path | None = None,
     license: str | None = None,
     dataset: str | None = None,
+    examples: bool = False,
     force: bool = False,
 ) -> Path:
     """
@@ -80,6 +82,8 @@ def write_card(
             The licence of the model; it is never guessed.
         dataset (`str`, *optional*):
             The Hub id of the training data, where the run read a local copy.
+        examples (`bool`, *optional*, defaults to `False`):
+            Whether an example of each label is drawn from the evaluation data, which is published with the card.
         force (`bool`, *optional*, defaults to `False`):
             Whether a card that was written or changed by hand is overwritten.
 
@@ -105,8 +109,10 @@ def write_card(
         copy_ablation(model, Path(ablation))
     if plain_host is not None:
         copy_plain_host(model, Path(plain_host))
-    llm_license = find_llm_license(model)
-    data = build_card_data(model, name, license or earlier.get("license"), llm_license, [])
+    if examples:
+        draw_examples(model)
+    widgets = list_widgets(model, repo_id)
+    data = build_card_data(model, name, license or earlier.get("license"), find_llm_license(model), widgets)
     has_curves = draw_curves(model)
     text = render(model, data, name, has_curves)
     write_eval_results(model, repo_id)
@@ -208,6 +214,7 @@ def render(model: SavedModel, data: FrozenLLMModelCardData, name: str, has_curve
         metric=metric,
         labels=list_training_labels(model),
         training_set=results.get("training_set", {}),
+        examples=EXAMPLES_FILE if (model.folder / EXAMPLES_FILE).is_file() else None,
         curves=CURVES_FILE if has_curves else None,
         recipe=write_recipe(model),
         cost=describe_cost(model),

@@ -231,6 +231,26 @@ def test_facts_of_the_training(run):
     assert f"- torch {results['versions']['torch']}\n" in text
 
 
+@pytest.mark.parametrize("kind", ["image", "video", "points"])
+def test_examples(kind, run):
+    """Only on request: they are published with the card."""
+    folder = run(kind)
+    write_card(folder, "me/animals")
+    assert "examples.png" not in read_card(folder)[1] and not (folder / "examples.png").exists()
+    write_card(folder, "me/animals", examples=True)
+    assert "![An example of each label](examples.png)" in read_card(folder)[1]
+    with Image.open(folder / "examples.png") as figure:
+        assert figure.width > figure.height > 100 and len(figure.convert("RGB").getcolors(1 << 20)) > 20
+    widgets = read_card(folder)[0].get("widget") or []
+    assert len(widgets) == (3 if kind == "image" else 0)
+    for number, widget in enumerate(widgets):
+        name = f"examples/{number}_{CLASSES[number]}.png"
+        url = f"https://huggingface.co/me/animals/resolve/main/{name}"
+        assert widget == {"src": url, "example_title": CLASSES[number]}
+        with Image.open(folder / name) as picture:
+            assert picture.size == (16, 16)
+
+
 def test_recipe_in_the_card_is_one(run, tmp_path):
     folder = run()
     write_card(folder)
