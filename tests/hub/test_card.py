@@ -4,6 +4,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,36 @@ def test_code_runs(kind, run, tmp_path, monkeypatch, capsys, caplog):
         exec(block, {})
         output = capsys.readouterr().out
         assert any(name in output for name in CLASSES), block
+
+
+SAVE_WITH_CODE = """
+import sys
+from hf_frozen_llm import ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification as Model
+ViTWithLLMBlockConfig.register_for_auto_class()
+Model.register_for_auto_class("AutoModelForImageClassification")
+Model.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])
+"""
+WITHOUT_THE_PACKAGE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_frozen_llm":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_code_runs_without_the_package(run, tmp_path):
+    """A card shows it only for a folder that holds its code."""
+    folder = run()
+    subprocess.run([sys.executable, "-c", SAVE_WITH_CODE, str(folder)], check=True)
+    write_card(folder)  # the results are still those of the weights
+    text = read_card(folder)[1]
+    assert "Without the package, the code in this repository does the same." in text
+    Image.new("RGB", (20, 24)).save(tmp_path / "picture.jpg")
+    code = WITHOUT_THE_PACKAGE + python_blocks(text)[2]
+    output = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True)
+    assert output.split()[-1] in CLASSES
 
 
 @pytest.mark.parametrize("kind", KINDS)
