@@ -153,6 +153,7 @@ def plot_run(path: str | Path, history: list[dict[str, Any]], metric: Metric, sa
         axis.set_xlabel("training step")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         if saved_step:
             axis.axvline(saved_step, color="grey", linestyle="--", linewidth=1, zorder=0)
     figure.tight_layout()

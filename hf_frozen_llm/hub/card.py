@@ -30,7 +30,7 @@ from hf_frozen_llm.hub.card_facts import (
     name_llm,
     write_recipe,
 )
-from hf_frozen_llm.hub.checkpoint import UNKNOWN, find_licence
+from hf_frozen_llm.hub.checkpoint import UNKNOWN, find_licence, read_zoo
 from hf_frozen_llm.hub.comparison import (
     compare_plain_host,
     compare_variants,
@@ -157,7 +157,10 @@ def find_llm_license(model: SavedModel) -> str | None:
     block = model.config.llm_block
     if block is None or block.kind != "llm" or block.weights == "random":
         return None
-    names = dict.fromkeys(filter(None, (block.llm_name_or_path, model.base_models["llm"])))
+    llm = model.base_models["llm"]
+    if llm in (known := read_zoo()["llms"]):
+        return known[llm].get("license_name") or known[llm]["license"]
+    names = dict.fromkeys(filter(None, (block.llm_name_or_path, llm)))
     licences = [licence for licence in map(find_licence, names) if not licence.startswith(UNKNOWN)]
     return licences[0] if licences else None
 

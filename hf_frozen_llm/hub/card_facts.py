@@ -76,13 +76,20 @@ def find_llm(model: SavedModel) -> str | None:
     return model.base_models["llm"] or find_hub_id(model.config.llm_block.llm_name_or_path)
 
 
-def describe_layer(model: SavedModel) -> str:
+def list_layers(model: SavedModel) -> str:
+    """Return the indices of the layers in the language model, counted from its start where its depth is known."""
     block = model.config.llm_block
     indices = block.layer_index if isinstance(block.layer_index, list) else [block.layer_index]
-    if block.llm_config is not None:  # from the start, not from the end
+    if block.llm_config is not None:
         total = block.llm_config.get_text_config(decoder=True).num_hidden_layers
         indices = [index % total for index in indices]
-    layers = f"layer{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))} of {name_llm(model)}"
+    return ", ".join(map(str, indices))
+
+
+def describe_layer(model: SavedModel) -> str:
+    block = model.config.llm_block
+    several = isinstance(block.layer_index, list) and len(block.layer_index) > 1
+    layers = f"layer{'s' if several else ''} {list_layers(model)} of {name_llm(model)}"
     kinds = {"pretrained": "", "random": ", with random weights", "shuffled": ", with shuffled weights"}
     return layers + kinds[block.weights]
 
@@ -98,7 +105,7 @@ def describe_block(model: SavedModel, licence: str | None) -> dict[str, str]:
             "language model": find_llm(model),
             "revision": block.llm_revision,
             "licence of the language model": licence,
-            "layer": block.layer_index,
+            "layer": list_layers(model),
             "weights": block.weights,
             "included in this repository": "yes"
             if has_layer(model)

@@ -4,13 +4,18 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, get_safetensors_metadata, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from safetensors import safe_open
 
+import hf_frozen_llm.hub_cards
+
 
 UNKNOWN = "unknown"
+HUB_ERRORS = (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled)
 
 
 def weight_names(name_or_path: str) -> list[str]:
@@ -35,9 +40,15 @@ def find_licence(llm: str | None) -> str:
             metadata = (metadata_load(card) if card.is_file() else None) or {}
         else:
             metadata = ModelCard.load(llm).data.to_dict()
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError):
+    except (*HUB_ERRORS, OSError, ValueError, yaml.YAMLError):
         return f"{UNKNOWN}: its model card cannot be read"
     return metadata.get("license_name") or metadata.get("license") or UNKNOWN
+
+
+def read_zoo() -> dict[str, Any]:
+    """Return the planned checkpoints, and the licences of their language models."""
+    file = Path(hf_frozen_llm.hub_cards.__file__).parent / "zoo.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def tensor_sizes(folder: Path) -> dict[str, int]:

@@ -15,7 +15,7 @@ header span { display: inline-block; margin: 0 .4rem .4rem 0; padding: .1rem .5r
 h1, h2, h3 { line-height: 1.3; } h2 { margin-top: 2rem; border-bottom: 1px solid #e5e7eb; }
 pre { padding: .8rem; overflow-x: auto; background: #f3f4f6; border-radius: .5rem; font-size: .85rem; }
 code { font-size: .9em; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+.table, details { margin: 1rem 0; } .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .6rem; border: 1px solid #e5e7eb; } thead th { background: #f9fafb; }
 thead th:empty { padding: 0; border: 0; }
 img { max-width: 100%; height: auto; } summary { cursor: pointer; }
@@ -51,7 +51,12 @@ def write_page(card: Path) -> Path:
     labels = []
     for name in ("pipeline_tag", "library_name", "base_model", "datasets", "license", "llm_license", "tags"):
         values = facts.get(name) or []
-        shown = {"base_model": "base model: ", "license": "licence: ", "llm_license": "licence of the LLM: "}
+        shown = {
+            "datasets": "data: ",
+            "base_model": "base model: ",
+            "license": "licence: ",
+            "llm_license": "licence of the LLM: ",
+        }
         labels += [shown.get(name, "") + str(value) for value in (values if isinstance(values, list) else [values])]
     spans = "".join(f"<span>{html.escape(label)}</span>" for label in dict.fromkeys(labels))
     title = html.escape(text.strip().partition("\n")[0].removeprefix("# "))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from huggingface_hub import metadata_load
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
@@ -91,8 +92,10 @@ def find_hub_id(name_or_path: str | None) -> str | None:
     path = Path(name_or_path).expanduser()
     if path.exists():
         card = (path if path.is_dir() else path.parent) / "README.md"
-        metadata = (metadata_load(card) if card.is_file() else None) or {}
-        origin = metadata.get("base_model")
+        try:
+            origin = ((metadata_load(card) if card.is_file() else None) or {}).get("base_model")
+        except (OSError, ValueError, yaml.YAMLError):  # a card that cannot be read must not end a training
+            origin = None
         name_or_path = origin if isinstance(origin, str) else ""
     owner, _, rest = name_or_path.partition("/")
     return f"{owner}/{rest.partition('/')[0]}" if rest and not is_local_path(name_or_path) else None

@@ -34,8 +34,10 @@ from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlock
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.hub.card import check_card, has_own_card, write_card
 from hf_frozen_llm.hub.card_data import FrozenLLMModelCardData
+from hf_frozen_llm.hub.checkpoint import find_licence
 from hf_frozen_llm.hub.page import write_page
 from hf_frozen_llm.training.recipe import read_recipe
+from hf_frozen_llm.training.results import find_hub_id
 
 
 LLM_ID, DATASET = "owner/tiny-llama", "owner/animals"
@@ -456,6 +458,44 @@ def test_page(run, call):
     assert '<img src="training_curves.png"' in page and "<title>me/animals</title>" in page
     assert f"<span>base model: {LLM_ID}</span>" in page and "model-index" not in page
     assert write_page(folder / "README.md") == folder / "README.html"
+
+
+def test_licence_in_the_zoo(run):
+    """The facts that the zoo states need no connection to the Hub."""
+    folder = run()
+    change(folder / "results.json", base_models={"host": "owner/vit", "llm": "huggyllama/llama-7b"})
+    write_card(folder)
+    data, text = read_card(folder)
+    assert data.base_model == ["owner/vit", "huggyllama/llama-7b"]
+    assert data.get("llm_license") == "LLaMA non-commercial licence"
+    assert "The licence of huggyllama/llama-7b applies to its layer." in text and "from owner/vit" in text
+
+
+def test_a_broken_card_of_the_language_model(tmp_path):
+    (tmp_path / "README.md").write_text("---\nbase_model: [\n---\n")
+    assert find_hub_id(str(tmp_path)) is None and find_licence(str(tmp_path)).startswith("unknown")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("owner/name", "owner/name"), ("owner/name/file.gguf", "owner/name"), ("gpt2", None), (None, None)]
+    + [("/data/llm", None), ("./llm", None), ("a/b/c", None)],
+)
+def test_hub_ids(name, found):
+    assert find_hub_id(name) == found
+
+
+def test_page_of_the_documentation(run, tmp_path, monkeypatch):
+    folder = run()
+    (tmp_path / "runs").mkdir()
+    folder.rename(tmp_path / "runs" / "pictures")
+    monkeypatch.chdir(tmp_path)
+    text = (REPO / "docs" / "model_cards.md").read_text()
+    (command,) = re.findall(r"^hf-frozen-llm (.*)$", text, re.MULTILINE)
+    main(command.split())
+    assert Path("runs/pictures/README.html").is_file()
+    (block,) = python_blocks(text)
+    exec(block, {})
 
 
 def test_own_metadata_class():
