@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -178,9 +177,10 @@ def draw_curves(model: SavedModel) -> bool:
 
 
 def write_eval_results(model: SavedModel, repo_id: str | None) -> None:
-    """Write each evaluation of data on the Hub into a file of `.eval_results/`."""
+    """Write each evaluation of data on the Hub into a file of `.eval_results/`; files of other names stay there."""
     folder = model.folder / RESULTS_FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
+    for file in [*folder.glob("results.yaml"), *folder.glob("eval_results*.yaml")]:
+        file.unlink()
     for evaluation in model.evaluations:
         entries = list_entries(model, evaluation, repo_id) if evaluation.dataset_id else []
         if entries:

@@ -241,7 +241,6 @@ def test_given_facts_stay_until_the_weights_change(run):
     first = (folder / "README.md").read_text()
     write_card(folder)
     assert (folder / "README.md").read_text() == first
-    shutil.copyfile(folder.parent / "model" / "model.safetensors", folder / "other")  # keep the old ones
     model = ViTWithLLMBlockModel(ViTWithLLMBlockConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
     model.save_pretrained(folder)
     (folder / "results.json").unlink()
@@ -346,7 +345,7 @@ def test_other_runs_are_refused(run, train):
 
 
 def test_headless_model(tmp_path, llm, monkeypatch):
-    torch_config = ViTWithLLMBlockConfig(
+    config = ViTWithLLMBlockConfig(
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -355,7 +354,7 @@ def test_headless_model(tmp_path, llm, monkeypatch):
         patch_size=8,
         llm_block=LLMBlockConfig(llm_name_or_path=llm),
     )
-    ViTWithLLMBlockModel(torch_config).save_pretrained(tmp_path / "encoder")
+    ViTWithLLMBlockModel(config).save_pretrained(tmp_path / "encoder")
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
     (tmp_path / "encoder" / "preprocessor_config.json").write_text(json.dumps(processor))
     write_card(tmp_path / "encoder")
