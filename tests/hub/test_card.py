@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -482,6 +483,27 @@ def test_a_broken_card_of_the_language_model(tmp_path):
 )
 def test_hub_ids(name, found):
     assert find_hub_id(name) == found
+
+
+def test_multi_label(data, llm, tmp_path, monkeypatch, capsys):
+    rows = datasets.load_dataset(data, split="test")
+    several = datasets.Features({"image": datasets.Image(), "label": datasets.List(rows.features["label"])})
+    columns = {"image": rows["image"][:], "label": [[label, (label + 1) % 6] for label in rows["label"][:]]}
+    for split in ("train", "test"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns, features=several).to_parquet(tmp_path / "data" / f"{split}-0.parquet")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(data=tmp_path / "data", llm=llm))
+    flags = ["--problem_type", "multi_label_classification", "--max_steps", "2", "--logging_steps", "1"]
+    main(["train", str(tmp_path / "recipe.yaml"), *TINY, *flags, "--output_dir", str(tmp_path / "model")])
+    write_card(tmp_path / "model")
+    text = read_card(tmp_path / "model")[1]
+    assert "| macro F1 |" in text and "| ant | 10 |" in text and "### Most difficult classes" in text
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 24)).save("picture.jpg")
+    for block in python_blocks(text):
+        exec(block, {})
+    write_card(tmp_path / "model", examples=True)
+    assert (tmp_path / "model" / "examples.png").is_file()
 
 
 def test_page_of_the_documentation(run, tmp_path, monkeypatch):
