@@ -58,7 +58,7 @@ quality: $(VENV)/.installed-dev typecheck  ## linters and the type checker; chan
 # mypy does not follow setup.py's package_dir, so it checks a copy that is laid out like the installed package.
 typecheck: $(VENV)/.installed-dev
 	rm -rf build/typecheck && mkdir -p build/typecheck
-	cp -r hf_frozen_llm examples build/typecheck/ && cp -r modeling recipes build/typecheck/hf_frozen_llm/
+	cp -r hf_frozen_llm examples build/typecheck/ && cp -r modeling recipes hub_cards build/typecheck/hf_frozen_llm/
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hf_frozen_llm
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache examples/*.py
 

@@ -10,7 +10,11 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "hf_frozen_llm" / "version
 README = ROOT / "README.md"
 
 # Folders beside hf_frozen_llm/ that are installed inside it.
-MAPPED = {"hf_frozen_llm.modeling": "modeling", "hf_frozen_llm.recipes": "recipes"}
+MAPPED = {
+    "hf_frozen_llm.modeling": "modeling",
+    "hf_frozen_llm.recipes": "recipes",
+    "hf_frozen_llm.hub_cards": "hub_cards",
+}
 
 EXTRAS = {
     "gguf": ["gguf>=0.10"],
@@ -20,10 +24,12 @@ EXTRAS = {
     "metrics": ["scikit-learn>=1.4"],
     "plot": ["matplotlib>=3.8"],
     "ablate": ["matplotlib>=3.8", "scipy>=1.11"],
+    "cards": ["markdown-it-py>=3", "matplotlib>=3.8"],
     "demo": ["gradio>=5"],
     "tracking": ["tensorboard>=2.20", "trackio>=0.22"],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["cards"],
     *EXTRAS["gguf"],
     *EXTRAS["metrics"],
     *EXTRAS["onnx"],
@@ -57,13 +63,18 @@ setup(
     keywords="transformers vision language-model frozen deep-learning",
     package_dir={"hf_frozen_llm": "hf_frozen_llm", **MAPPED},
     packages=[*find_packages(include=["hf_frozen_llm", "hf_frozen_llm.*"]), *MAPPED],
-    package_data={"hf_frozen_llm": ["py.typed"], "hf_frozen_llm.recipes": ["**/*.yaml"]},
+    package_data={
+        "hf_frozen_llm": ["py.typed"],
+        "hf_frozen_llm.recipes": ["**/*.yaml"],
+        "hf_frozen_llm.hub_cards": ["*"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.1",
         "datasets>=4",
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",
+        "Jinja2>=3.1",
         "numpy>=1.24",
         "pandas>=2",
         "peft>=0.18",

@@ -4,6 +4,7 @@
 import gc
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from typer.core import TyperCommand
@@ -226,6 +227,42 @@ def info(
     from hf_frozen_llm.training.results import print_facts
 
     print_facts(describe_checkpoint(model, verify))
+
+
+@app.command()
+def card(
+    folder: str = typer.Argument(help="Folder of the model."),
+    repo: str | None = typer.Option(None, help="Id of the model on the Hub, for commands and links."),
+    ablation: str | None = typer.Option(None, help="Folder of `ablate` on the same data, for the comparison."),
+    plain_host: str | None = typer.Option(None, help="Folder of a run of the plain host, for the comparison."),
+    license: str | None = typer.Option(None, help="Licence of the model; it is never guessed."),
+    dataset: str | None = typer.Option(None, help="Hub id of the training data, if the run read a local copy."),
+    examples: bool = typer.Option(False, "--examples", help="Draw an example of each label, to be published."),
+    html: bool = typer.Option(False, "--html", help="Also write README.html, which looks like the page on the Hub."),
+    force: bool = typer.Option(False, "--force", help="Replace a README.md that was written or changed by hand."),
+) -> None:
+    """
+    Write the model card of a saved model, README.md, into its FOLDER.
+
+    All numbers come from the results files in the folder. Facts that are not known are left out.
+    """
+    from hf_frozen_llm.hub.card import write_card
+
+    written = write_card(
+        Path(folder),
+        repo,
+        Path(ablation) if ablation else None,
+        plain_host=Path(plain_host) if plain_host else None,
+        license=license,
+        dataset=dataset,
+        examples=examples,
+        force=force,
+    )
+    if html:
+        from hf_frozen_llm.hub.page import write_page
+
+        written = write_page(written)
+    print(written)
 
 
 @app.command()

@@ -118,6 +118,48 @@ def plot_training_curves(
     figure.savefig(path)
 
 
+def plot_run(path: str | Path, history: list[dict[str, Any]], metric: Metric, saved_step: int | None = None) -> None:
+    """
+    Write the curves of one training: its loss and, with evaluations, theirs and the main metric.
+
+    Args:
+        path (`str` or `Path`):
+            The file to write, in the format of its suffix.
+        history (`list[dict]`):
+            The `log_history` as `Trainer` keeps it.
+        metric ([`Metric`]):
+            The metric of the task.
+        saved_step (`int`, *optional*):
+            The step of the saved model, which is marked.
+    """
+    key = f"eval_{metric.name}"
+    curves = [("loss", "training"), ("eval_loss", "evaluation")]
+    has_metric = any(key in entry for entry in history)
+    figure = new_figure(11 if has_metric else 5.5, 4)
+    axes = figure.subplots(1, 2 if has_metric else 1, squeeze=False)[0]
+    for (name, label), color in zip(curves, COLORS):
+        points = [(entry["step"], entry[name]) for entry in history if entry.get(name) is not None]
+        if points:
+            axes[0].plot(
+                *zip(*points), color=color, marker="o" if len(points) < 20 else None, markersize=4, label=label
+            )
+    axes[0].set_ylabel("loss")
+    axes[0].legend(frameon=False)
+    if has_metric:
+        points = [(entry["step"], metric.scale * entry[key]) for entry in history if entry.get(key) is not None]
+        axes[1].plot(*zip(*points), color=COLORS[1], marker="o", markersize=4)
+        axes[1].set_ylabel(metric.label)
+    for axis in axes:
+        axis.set_xlabel("training step")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if saved_step:
+            axis.axvline(saved_step, color="grey", linestyle="--", linewidth=1, zorder=0)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
 def plot_confusion_matrix(path: str | Path, table: pd.DataFrame) -> None:
     """
     Write a confusion matrix: counts, coloured by their share of the row.

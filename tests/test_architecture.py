@@ -15,7 +15,7 @@ PACKAGE = REPO / "hf_frozen_llm"
 FLOORS = [
     {"modeling", "version"},
     {"__init__", "auto"},
-    {"data", "metrics", "recipes"},
+    {"data", "metrics", "recipes", "hub_cards"},
     {"tasks", "plotting"},
     {"training", "conversion"},
     {"flops", "hub", "analysis"},

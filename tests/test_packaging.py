@@ -134,14 +134,16 @@ def declared_packages() -> tuple[set[str], set[str], set[str]]:
     return required, optional, for_development
 
 
-@pytest.mark.parametrize("folder", ["hf_frozen_llm", "modeling", "recipes", "examples", "benchmarks", "tests", ".ci"])
+@pytest.mark.parametrize(
+    "folder", ["hf_frozen_llm", "modeling", "recipes", "hub_cards", "examples", "benchmarks", "tests", ".ci"]
+)
 def test_imports_are_declared(folder):
     """
     Modules import only required packages at the top; functions and branches may import extras, and what is not
     installed with the package may import everything that the extra `dev` brings.
     """
     required, optional, for_development = declared_packages()
-    is_installed = folder in ("hf_frozen_llm", "modeling", "recipes")
+    is_installed = folder in ("hf_frozen_llm", "modeling", "recipes", "hub_cards")
     distributions = importlib.metadata.packages_distributions()
     scripts = {path.stem for name in ("examples", "benchmarks", "tests") for path in (REPO / name).rglob("*")}
     ours = {"hf_frozen_llm"} if is_installed else {"hf_frozen_llm"} | scripts
@@ -164,7 +166,7 @@ def test_imports_are_declared(folder):
 
 def test_every_module_has_the_licence_line():
     header = "# Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.\n"
-    folders = ["hf_frozen_llm", "modeling", "recipes", "examples", "benchmarks", "tests", ".ci"]
+    folders = ["hf_frozen_llm", "modeling", "recipes", "hub_cards", "examples", "benchmarks", "tests", ".ci"]
     paths = [REPO / "setup.py", *(path for folder in folders for path in (REPO / folder).rglob("*.py"))]
     assert [str(path.relative_to(REPO)) for path in paths if not path.read_text("utf-8").startswith(header)] == []
 
@@ -183,9 +185,10 @@ def test_wheel_is_complete(tmp_path: Path):
         ("hf_frozen_llm", "hf_frozen_llm"),
         ("modeling", "hf_frozen_llm/modeling"),
         ("recipes", "hf_frozen_llm/recipes"),
+        ("hub_cards", "hf_frozen_llm/hub_cards"),
     ]:
         for path in (REPO / folder).rglob("*"):
-            if path.suffix in {".py", ".yaml"} or path.name == "py.typed":
+            if path.suffix in {".py", ".yaml", ".md"} or path.name == "py.typed":
                 name = path.relative_to(REPO / folder)
                 (sources / folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (sources / folder / name).write_bytes(path.read_bytes())

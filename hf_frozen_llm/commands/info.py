@@ -1,21 +1,19 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """`hf-frozen-llm info`: describe a checkpoint without loading it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import get_safetensors_metadata
-from safetensors import safe_open
 
 from hf_frozen_llm.flops import build_on_meta, count_flops
 from hf_frozen_llm.hub.licences import UNKNOWN, find_licence
+from hf_frozen_llm.hub.weights import weight_names
 from hf_frozen_llm.modeling.checkpoint_files import digest_tensors
-from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig, WithLLMBlockConfigMixin
+from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 from hf_frozen_llm.modeling.llm_layer_reader import find_saved_layer
-from hf_frozen_llm.training.results import count_parameters, load_saved_config, refuse_missing_folder
+from hf_frozen_llm.training.results import count_parameters, load_own_config
 
 
 def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, str]:
@@ -35,13 +33,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
         `OSError`: if there is no such checkpoint.
         `ValueError`: if it is not one of this package, or if the layer is not the one that was saved.
     """
-    refuse_missing_folder(name_or_path)
-    config: Any = load_saved_config(name_or_path)
-    if not isinstance(config, WithLLMBlockConfigMixin):
-        raise ValueError(
-            f"{name_or_path} is a {config.model_type}, not a model of this package. Give a folder that "
-            "`hf-frozen-llm train` or save_pretrained wrote."
-        )
+    config = load_own_config(name_or_path)
     model = build_on_meta(config)
     host = getattr(config, "vision_config", config)
     architecture = (config.architectures or [type(model).__name__])[0]
@@ -112,14 +104,3 @@ def describe_update(name_or_path: str, model_class: Any, is_included: bool) -> s
     generator = torch.Generator("cpu").manual_seed(0)
     tokens = torch.randn(1, 64, block.config.hidden_size, generator=generator)
     return f"{block.update_ratio(tokens.to(block.dtype)):.3g} times its input, for standard-normal tokens"
-
-
-def weight_names(name_or_path: str) -> list[str]:
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        return list(get_safetensors_metadata(name_or_path).weight_map)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return list(file.keys())

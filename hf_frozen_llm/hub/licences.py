@@ -3,11 +3,15 @@
 
 from pathlib import Path
 
+import yaml
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from hf_frozen_llm.hub.zoo import read_zoo
+
 
 UNKNOWN = "unknown"
+HUB_ERRORS = (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled)
 # Identifiers of the Hub. Some have conditions, such as a copy of the licence or the name of the LLM.
 PERMITTING = {
     *("apache-2.0", "mit", "isc", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "unlicense", "zlib"),
@@ -20,9 +24,14 @@ PERMITTING = {
 
 
 def find_licence(llm: str | None) -> str:
-    """Return the licence in the LLM's model card; `"unknown"` without a card or a connection to the Hub."""
+    """
+    Return the licence of an LLM, from `hub_cards/zoo.yaml` or else from its model card; `"unknown"` without a card or
+    a connection to the Hub.
+    """
     if llm is None:
         return UNKNOWN
+    if known := read_zoo()["llms"].get(llm):
+        return known.get("license_name") or known["license"]
     path = Path(llm)
     try:
         if path.exists():
@@ -30,7 +39,7 @@ def find_licence(llm: str | None) -> str:
             metadata = (metadata_load(card) if card.is_file() else None) or {}
         else:
             metadata = ModelCard.load(llm).data.to_dict()
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError):
+    except (*HUB_ERRORS, OSError, ValueError, yaml.YAMLError):
         return f"{UNKNOWN}: its model card cannot be read"
     return metadata.get("license_name") or metadata.get("license") or UNKNOWN
 

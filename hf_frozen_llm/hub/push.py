@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ from transformers import AutoBackbone, AutoModel, AutoModelForImageClassificatio
 
 import hf_frozen_llm
 from hf_frozen_llm.auto import TASK_MODELS
+from hf_frozen_llm.hub.card import CARD_FILE, RESULTS_FOLDER, check_card, has_own_card, write_card
+from hf_frozen_llm.hub.comparison import ABLATION_FOLDER
+from hf_frozen_llm.hub.examples import EXAMPLES_FOLDER
 from hf_frozen_llm.hub.licences import refuse_forbidden_layer
 from hf_frozen_llm.modeling.code_files import copy_code
 from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMixin
@@ -34,9 +36,9 @@ AUTO_CLASSES: tuple[Any, ...] = (
     AutoModelForVideoClassification,
     AutoBackbone,
 )
-CARD, PROCESSOR_CONFIG, RECIPE = "README.md", "preprocessor_config.json", "recipe.yaml"
-EVAL_RESULTS = ".eval_results"  # of the card
+PROCESSOR_CONFIG, RECIPE = "preprocessor_config.json", "recipe.yaml"
 # Files of the folder that are published beside the model: settings, results, plots.
+FOLDERS = (RESULTS_FOLDER, ABLATION_FOLDER, EXAMPLES_FOLDER)
 TEXTS = (".json", ".csv", ".yaml", ".yml")
 COPIED = (*TEXTS, ".md", ".png", ".svg", ".pdf")
 NOT_COPIED = ("config.json", "model.safetensors.index.json", "adapter_config.json")
@@ -219,16 +221,17 @@ def copy_other_files(folder: Path, staging: Path) -> None:
     if results.is_file() and not (folder / RECIPE).is_file():
         recipe = yaml.safe_dump(read_results(results)["recipe"], sort_keys=False, allow_unicode=True)
         write_text(staging / RECIPE, shorten_paths(recipe))
-    if (folder / EVAL_RESULTS).is_dir():
-        shutil.copytree(folder / EVAL_RESULTS, staging / EVAL_RESULTS)
-    for file in sorted(folder.iterdir()):
+    of_card = [file for name in FOLDERS for file in (folder / name).glob("*")]
+    for file in sorted([*folder.iterdir(), *of_card]):
         is_ours = file.suffix in COPIED and not file.name.startswith((".", "_")) and file.name not in NOT_COPIED
         if not is_ours or not file.is_file():
             continue
+        copy = staging / file.relative_to(folder)
+        copy.parent.mkdir(exist_ok=True)
         if file.suffix in TEXTS:
-            write_text(staging / file.name, shorten_paths(file.read_text(encoding="utf-8")))
+            write_text(copy, shorten_paths(file.read_text(encoding="utf-8")))
         else:
-            shutil.copyfile(file, staging / file.name)
+            shutil.copyfile(file, copy)
 
 
 def shorten_paths(text: str) -> str:
@@ -236,17 +239,12 @@ def shorten_paths(text: str) -> str:
 
 
 def write_card_into(staging: Path, repo_id: str, ablation: str | os.PathLike | None) -> None:
-    """Write the model card, unless the folder has one that was written by hand."""
-    if find_spec("hf_frozen_llm.hub.card") is not None:
-        from hf_frozen_llm.hub.card import has_own_card, write_card
-
-        if not has_own_card(staging):
-            write_card(staging, repo_id, None if ablation is None else Path(ablation))
-            return
-    if (staging / CARD).is_file():
-        print(f"The card is the {CARD} of the folder.")
+    """Write the model card, unless the folder has one that was written by hand, whose numbers are checked."""
+    if has_own_card(staging):
+        print(f"The card is the {CARD_FILE} of the folder, which was written or changed by hand.")
     else:
-        print(f"There is no card: write a {CARD} into the folder.")
+        write_card(staging, repo_id, None if ablation is None else Path(ablation))
+    check_card(staging)
 
 
 def check_repository(api: HfApi, repo_id: str, model_type: str, private: bool, revision: str | None) -> str:

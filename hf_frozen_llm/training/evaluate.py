@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_frozen_llm.data.arguments import DataArguments
+from hf_frozen_llm.data.datasets import find_local
 from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.progress import progress_bars
@@ -18,7 +19,9 @@ from hf_frozen_llm.training.results import (
     RESULTS_FILE,
     collect_versions,
     count_parameters,
+    current_time,
     describe_device,
+    digest_weights,
     failing_run,
     find_git_revision,
     load_saved_config,
@@ -91,6 +94,9 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
         "metrics": metrics,
         **{name: table for name, table in trainer.tables.items() if name == "classes"},
         "parameters": count_parameters(run.model),
+        "dataset_id": data_args.dataset_name if find_local(data_args) is None else None,
+        "date": current_time(),
+        "weights_digest": digest_weights(model_name_or_path) if Path(model_name_or_path).is_dir() else None,
         "versions": collect_versions(),
         "git_revision": find_git_revision(),
         "device": describe_device(run.args.device),

@@ -1,26 +1,37 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The folder of a run: its results, a JSON file that is written and read, and the configuration of its model."""
 
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from huggingface_hub import metadata_load
+from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
 
 import hf_frozen_llm
+from hf_frozen_llm.modeling.checkpoint_files import update_digest
+from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMixin
+from hf_frozen_llm.modeling.publishing import is_local_path
 
 
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "safetensors", "numpy")
 RESULTS_FILE = "results.json"
+# The tensors that a light folder lacks.
+LLM_TENSORS = re.compile(r"(^|\.)(llm_layers|final_norm)\.")
 
 
 def refuse_missing_folder(name_or_path: str) -> None:
@@ -51,6 +62,71 @@ def load_saved_config(name_or_path: str) -> Any:
                 "executed here (trust_remote_code=False)."
             )
         raise ValueError(f"{name_or_path}: {problem}") from error
+
+
+def load_own_config(name_or_path: str) -> Any:
+    """
+    Load the configuration of a saved model of this package.
+
+    Raises:
+        `OSError`: if there is no such model.
+        `ValueError`: if it is another model.
+    """
+    refuse_missing_folder(name_or_path)
+    config = load_saved_config(name_or_path)
+    if not isinstance(config, WithLLMBlockConfigMixin):
+        raise ValueError(
+            f"{name_or_path} is a {config.model_type}, not a model of this package. Give a folder that "
+            "`hf-frozen-llm train` or save_pretrained wrote."
+        )
+    return config
+
+
+def find_hub_id(name_or_path: str | None) -> str | None:
+    """
+    Return the id of a model on the Hub, or that of the model from which a local one was made: `base_model` in its
+    model card. `None` if there is no such id.
+    """
+    if name_or_path is None:
+        return None
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        card = (path if path.is_dir() else path.parent) / "README.md"
+        try:
+            origin = ((metadata_load(card) if card.is_file() else None) or {}).get("base_model")
+        except (OSError, ValueError, yaml.YAMLError):  # a card that cannot be read must not end a training
+            origin = None
+        name_or_path = origin if isinstance(origin, str) else ""
+    owner, _, rest = name_or_path.partition("/")
+    return f"{owner}/{rest.partition('/')[0]}" if rest and not is_local_path(name_or_path) else None
+
+
+def find_base_models(config: Any, host: str | None) -> dict[str, str | None]:
+    """Return the Hub ids of the host and of the language model whose weights a model has, `None` where not known."""
+    block = config.llm_block
+    reads_llm = block is not None and block.kind == "llm" and block.weights != "random"
+    return {"host": find_hub_id(host), "llm": find_hub_id(block.llm_name_or_path) if reads_llm else None}
+
+
+def digest_weights(folder: str | Path) -> str | None:
+    """
+    Return the SHA-256 digest of the tensors of a saved model, without those of the LLM layer, which a light folder
+    lacks. `None` if there are no safetensors files.
+    """
+    digest = hashlib.sha256()
+    places = {}
+    for file in sorted(Path(folder).glob("model*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            places.update(dict.fromkeys(tensors.keys(), file))
+    for name, file in sorted(places.items()):
+        if not LLM_TENSORS.search(name):
+            with safe_open(file, framework="pt") as tensors:
+                update_digest(digest, name, tensors.get_tensor(name))
+    return digest.hexdigest() if places else None
+
+
+def current_time() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:

@@ -16,14 +16,18 @@ from hf_frozen_llm.training.results import (
     RESULTS_FILE,
     collect_versions,
     count_parameters,
+    current_time,
     describe_device,
+    digest_weights,
     failing_run,
+    find_base_models,
     find_git_revision,
     to_json,
     write_confusion_matrix,
     write_json,
 )
 from hf_frozen_llm.training.run import Run, build_training_arguments, prepare_run, resolve
+from hf_frozen_llm.training.training_set import TrainingSetFacts
 
 
 def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,7 +65,8 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 
 def train_run(run: Run) -> dict[str, Any]:
     """Train, evaluate and save; return the results, which are written beside the model."""
-    trainer = run.trainer()
+    training_set = TrainingSetFacts(run)
+    trainer = run.trainer([training_set])
     if trainer.is_world_process_zero():
         print(describe_model(run.model), flush=True)
     with failing_run():
@@ -75,6 +80,9 @@ def train_run(run: Run) -> dict[str, Any]:
         trainer.save_model()  # before the evaluation, which may cast the model (bf16_full_eval)
         metrics = {**result.metrics, **(trainer.evaluate() if run.eval_dataset is not None else {})}
 
+    folder, is_first = Path(str(run.args.output_dir)), trainer.is_world_process_zero()
+    state = trainer.state
+    has_best = run.args.load_best_model_at_end and state.best_global_step
     results = {
         "metrics": metrics,
         **{name: table for name, table in trainer.tables.items() if name == "classes"},
@@ -88,11 +96,15 @@ def train_run(run: Run) -> dict[str, Any]:
         "num_processes": run.args.world_size,
         "num_eval_rows": count_eval_rows(run),
         "train_time_seconds": seconds,
+        "date": current_time(),
+        "base_models": find_base_models(run.model.config, run.settings.recipe.host.get("name_or_path")),
+        "training_set": training_set.facts,
+        "saved_step": state.best_global_step if has_best else state.global_step,
+        "weights_digest": digest_weights(folder) if is_first else None,
         "resumed_from_checkpoint": None if run.checkpoint is None else run.checkpoint.name,
-        "log_history": trainer.state.log_history,
+        "log_history": state.log_history,
     }
-    if trainer.is_world_process_zero():
-        folder = Path(str(run.args.output_dir))
+    if is_first:
         write_json(folder / RESULTS_FILE, results)
         write_confusion_matrix(trainer.tables, folder / "confusion_matrix.csv")
         print(to_json(metrics, indent=2), flush=True)

@@ -15,6 +15,7 @@ from model_cases import POINT_BERT, VIDEOMAE, VISION, VIT
 from paths import REPO
 from tiny_runs import write_llama
 from transformers import AutoConfig, AutoModelForImageClassification, AutoProcessor
+from transformers.utils import HF_MODULES_CACHE
 
 from hf_frozen_llm import LLMBlockConfig, PointCloudProcessor, ViTWithLLMBlockForImageClassification, push
 
@@ -87,7 +88,7 @@ def loaded(hub, pushed, tasks, tmp_path_factory):
     """What the other process got, by family and kind."""
     work = tmp_path_factory.mktemp("work")
     # isolated, without site-packages and their .pth files, to which the paths of all other packages are added
-    ours = (REPO, REPO / "tests", REPO / "examples")
+    ours = (REPO, REPO / "tests", REPO / "examples", Path(HF_MODULES_CACHE).resolve())
     paths = [path for path in sys.path if path and Path(path).resolve() not in ours]
     results, _ = load_elsewhere([sys.executable, "-I", "-S"], paths, tasks, work, hub)
     return dict(zip(pushed[0], results)), work
