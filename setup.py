@@ -21,8 +21,10 @@ EXTRAS = {
     "plot": ["matplotlib>=3.8"],
     "ablate": ["matplotlib>=3.8", "scipy>=1.11"],
     "demo": ["gradio>=5"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1"],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["docs"],
     *EXTRAS["gguf"],
     *EXTRAS["metrics"],
     *EXTRAS["onnx"],
