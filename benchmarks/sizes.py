@@ -34,8 +34,8 @@ HEADER = """\
 
 `python benchmarks/sizes.py --llm SmolLM2-135M-Instruct-layers`; 1,000 classes, images of 224 pixels, float32. *light*
 and *self-contained* are `model.safetensors` without and with the LLM layer (the second is also the memory of the
-weights), *bfloat16 layer* is self-contained with `layer_dtype: bfloat16`, *checkpoint* is a `checkpoint-<n>` of Trainer
-(light, with AdamW's state). MB are 10^6 bytes, counted from the shapes. {measured}
+weights), *bfloat16 layer* is self-contained with `layer_dtype: bfloat16`, *checkpoint* is a `checkpoint-<n>` of
+Trainer (light, with AdamW's state). MB are 10^6 bytes, counted from the shapes. {measured}
 
 | model | trained | frozen | light MB | self-contained MB | bfloat16 layer MB | checkpoint MB |
 |---|---:|---:|---:|---:|---:|---:|"""
@@ -84,7 +84,9 @@ def main():
             if args.llm and name == "SmolLM2-135M":
                 for counted, is_whole in ((light, False), (whole, True)):
                     differences.append(100 * abs(saved_bytes(width, args.llm, is_whole) / counted - 1))
-    measured = f"Saved models with SmolLM2's layer have these sizes, within {max(differences):.2f} %." if differences else ""
+    measured = (
+        f"Saved models with SmolLM2's layer have these sizes, within {max(differences):.2f} %." if differences else ""
+    )
     table = "\n".join([HEADER.format(measured=measured), *rows, ""])
     print(table)
     if args.output:

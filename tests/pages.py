@@ -19,7 +19,6 @@ from PIL import Image
 from tiny_runs import TINY_POINT_BERT, TINY_VIDEOMAE
 
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.training.recipe import read_recipe
 
 
 LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -62,8 +61,8 @@ class Page:
         prepare (`Callable[[HubServer, Path], None]`, *optional*): puts the files that the page names into the current
             folder and on the Hub; the second argument is a temporary folder. By default `prepare_images`.
         tiny (`list[str]`, *optional*): flags that make a run of an image recipe tiny.
-        check (`Callable[[str, list[list[str]], list[AfterBlock]], None]`, *optional*): gets the text, the commands, and
-            after each block of Python a copy of its variables and what it printed.
+        check (`Callable[[str, list[list[str]], list[AfterBlock]], None]`, *optional*): gets the text, the commands,
+            and after each block of Python a copy of its variables and what it printed.
         always (`list[str]`, *optional*): arguments of every run.
         names (`dict[str, Any]`, *optional*): names in the shown errors that the page's Python does not import.
         trained (`list[str]`, *optional*): folders that hold a model of two classes, trained before.
@@ -100,8 +99,7 @@ def table_rows(text: str, header: str) -> list[list[str]]:
 def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     match words:
         case ["make", *targets]:
-            assignments = [word for word in targets if "=" not in word]
-            subprocess.run(["make", "-n", *assignments], cwd=REPO, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(["make", "-n", *targets], cwd=REPO, check=True, stdout=subprocess.DEVNULL)
         case ["bash", script]:
             assert (REPO / script).is_file()
         case ["pip", "install", "-e", what] | ["uv", "pip", "install", "-e", what]:
@@ -120,8 +118,7 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
         case ["python", "examples/furniture_points.py"]:
             # It needs Debian's packages; the page's preparation writes a small file instead.
             assert (REPO / words[1]).is_file() and Path("furniture_points.npz").is_file()
-        case ["hf-frozen-llm", "train" | "check", recipe, *flags]:
-            read_recipe(recipe, flags if words[1] == "train" else ())
+        case ["hf-frozen-llm", "train" | "check", recipe, *_]:
             main([*words[1:], *TINY_OF_TASK.get(recipe.partition("/")[0], page.tiny), *page.always])
         case ["hf-frozen-llm", "ablate", *_]:
             main([*words[1:], "--dry_run"])
@@ -135,10 +132,10 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
 
 def check_errors(session: str, namespace: dict[str, Any]) -> None:
     """Run the lines of `pycon` blocks; each must raise the error shown below it, of which ` …` may cut off the end."""
-    cases = re.findall(r"^>>> (.*)\n(\w+): (.*)$", session, re.MULTILINE)
+    cases = re.findall(r"^>>> (.*(?:\n\.\.\. .*)*)\n(\w+): (.*)$", session, re.MULTILINE)
     assert len(cases) == session.count(">>>") > 0
     for code, error_type, message in cases:
         shown = message.removesuffix(" …")
         with pytest.raises(Exception, match=f"^{re.escape(shown)}{'' if shown != message else '$'}") as error:
-            eval(code, namespace)
+            eval(code.replace("\n... ", "\n"), namespace)
         assert error.type.__name__ == error_type
