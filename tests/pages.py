@@ -19,6 +19,7 @@ from PIL import Image
 from tiny_runs import TINY_POINT_BERT, TINY_VIDEOMAE
 
 from hf_frozen_llm.cli import main
+from hf_frozen_llm.training.recipe import read_recipe
 
 
 LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -105,11 +106,13 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
         case ["pip", "install", "-e", what] | ["uv", "pip", "install", "-e", what]:
             wanted = set(re.search(r"\[(.*)\]", what)[1].split(","))
             assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
+        case ["torchrun", "--nproc_per_node", _, "-m", "hf_frozen_llm", "train", recipe, *flags]:
+            read_recipe(recipe, flags)
         case ["torchrun", "--nproc_per_node", _, "-m", "hf_frozen_llm", *command]:
-            run_command(["hf-frozen-llm", *command], page, monkeypatch)
-        case ["accelerate", "launch", "--config_file", file, "--num_processes", _, "-m", "hf_frozen_llm", *command]:
+            main([*command, *page.always])
+        case ["accelerate", "launch", "--config_file", file, "--num_processes", _, "-m", _, "train", recipe, *flags]:
             assert (REPO / file).is_file()
-            run_command(["hf-frozen-llm", *command], page, monkeypatch)
+            read_recipe(recipe, flags)
         case ["python", "examples/moving_pictures.py", *_]:
             assert (REPO / words[1]).is_file()
             few = ["--dataset", "cifar10", "--train", "16", "--test", "8"]

@@ -43,6 +43,7 @@ from hf_frozen_llm.training.arguments import RunArguments
 from hf_frozen_llm.training.recipe import read_recipe
 
 
+SMALL_VIT = [*TINY_VIT, "--host.num_hidden_layers", "1", "--host.image_size", "32"]
 TINY_HOST = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -381,7 +382,7 @@ PAGES = [
     README,
     Page("docs/ablations.md"),
     CONCEPTS,
-    Page("docs/distributed.md", trained=["runs/vit_tiny_cifar10_smollm2"], always=["--dataset_name", "cifar10"]),
+    Page("docs/distributed.md", trained=["runs/vit_tiny_cifar10_smollm2"]),
     ERRORS,
     Page("docs/language_models.md", add_llm, check=check_language_models),
     METRICS,
@@ -389,7 +390,7 @@ PAGES = [
     Page(
         "docs/paper.md",
         prepare_released,
-        [*TINY_VIT, "--dataset_name", "pictures", "--eval_split", "test", *TINY_RUN],
+        [*SMALL_VIT, "--dataset_name", "pictures", "--eval_split", "test", *TINY_RUN],
         always=["--llm_block.llm_name_or_path", LLM, "--llm_block.layer_index", "-1"],
     ),
     QUICKSTART,
