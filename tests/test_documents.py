@@ -81,7 +81,8 @@ def test_the_table_of_tasks_is_right():
         model_class, auto_class = getattr(hf_frozen_llm, name.strip("`")), getattr(transformers, auto_name.strip("`"))
         assert auto_class._model_mapping[model_class.config_class] is model_class
         if recipe != "–":
-            trained = hf_frozen_llm.auto.TASK_MODELS[read_recipe(recipe.strip("`")).values["model_type"]]
+            file = re.search(r"\(recipes/(.+)\)", recipe)[1]
+            trained = hf_frozen_llm.auto.TASK_MODELS[read_recipe(file).values["model_type"]]
             assert trained is model_class
 
 
