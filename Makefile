@@ -68,7 +68,7 @@ docs: $(VENV)/.installed-dev  ## the site of README.md and docs/, with the refer
 	cp -r hf_frozen_llm build/docs/package/ && cp -r modeling build/docs/package/hf_frozen_llm/
 	cp -r docs recipes README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
 	cp -r benchmarks/results build/docs/pages/benchmarks/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 style: $(VENV)/.installed-dev  ## fix what the linters can fix
 	$(BIN)/ruff check --fix .

@@ -21,7 +21,7 @@ EXTRAS = {
     "plot": ["matplotlib>=3.8"],
     "ablate": ["matplotlib>=3.8", "scipy>=1.11"],
     "demo": ["gradio>=5"],
-    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1"],
+    "docs": ["griffelib>=2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["docs"],
