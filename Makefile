@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: env quickstart test host-table family-table mutants peers quality style typecheck bench
+.PHONY: env quickstart test host-table family-table mutants peers quality style typecheck docs bench
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,7 +50,7 @@ peers: $(VENV)/.installed-dev  ## peft's own common tests on a model of this pac
 	$(BIN)/python tests/fetch.py peers
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 tests/peers $(PYTEST_ARGS)
 
-quality: $(VENV)/.installed-dev typecheck  ## linters and the type checker; changes nothing
+quality: $(VENV)/.installed-dev typecheck docs  ## linters, the type checker and the pages; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/lint_modeling.py
@@ -61,6 +61,14 @@ typecheck: $(VENV)/.installed-dev
 	cp -r hf_frozen_llm examples build/typecheck/ && cp -r modeling recipes hub_cards build/typecheck/hf_frozen_llm/
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hf_frozen_llm
 	cd build/typecheck && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache examples/*.py
+
+# The pages keep the repository's layout, so that their links work there, too; setup.py's package_dir as for mypy.
+docs: $(VENV)/.installed-dev  ## the site of README.md and docs/, with the reference, in build/docs/site; warnings are errors
+	rm -rf build/docs && mkdir -p build/docs/package build/docs/pages/benchmarks
+	cp -r hf_frozen_llm build/docs/package/ && cp -r modeling build/docs/package/hf_frozen_llm/
+	cp -r docs recipes README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
+	cp -r benchmarks/results build/docs/pages/benchmarks/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 style: $(VENV)/.installed-dev  ## fix what the linters can fix
 	$(BIN)/ruff check --fix .

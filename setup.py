@@ -26,10 +26,12 @@ EXTRAS = {
     "ablate": ["matplotlib>=3.8", "scipy>=1.11"],
     "cards": ["markdown-it-py>=3", "matplotlib>=3.8"],
     "demo": ["gradio>=5"],
+    "docs": ["griffelib>=2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1"],
     "tracking": ["tensorboard>=2.20", "trackio>=0.22"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["cards"],
+    *EXTRAS["docs"],
     *EXTRAS["gguf"],
     *EXTRAS["metrics"],
     *EXTRAS["onnx"],

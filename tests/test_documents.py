@@ -1,210 +1,164 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Run README.md and docs/ as written: commands (at tiny size), Python in order, errors; check the tables."""
+"""Run README.md and docs/ as written (see pages.py), and check their tables and numbers."""
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import io
 import json
 import re
-import shlex
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import moving_pictures
 import pytest
 import torch
+import transformers
+import typer
+import yaml
 from host_table import HOST_TABLE
+from hub_pages import CARDS, HUB
 from hub_server import HubServer
+from pages import (
+    LLM,
+    TINY_VIT,
+    AfterBlock,
+    Page,
+    add_llm,
+    blocks,
+    check_errors,
+    commands,
+    prepare_images,
+    run_command,
+)
 from paths import REPO, shared_dir
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_hosts import HOSTS
-from tiny_runs import TINY_POINT_BERT, TINY_VIDEOMAE, write_npz, write_parquet
-from transformers import (
-    BitImageProcessorPil,
-    Dinov2Config,
-    Dinov2Model,
-    SwinConfig,
-    ViTConfig,
-    ViTForImageClassification,
-)
+from tiny_runs import TINY_RUN, write_npz, write_parquet
 
-from hf_frozen_llm import (
-    LLMBlock,
-    LLMBlockConfig,
-    VisionWithLLMBlockConfig,
-    VisionWithLLMBlockForImageClassification,
-)
-from hf_frozen_llm.cli import main
+from hf_frozen_llm import LLMBlockConfig, VisionWithLLMBlockConfig, VisionWithLLMBlockForImageClassification
+from hf_frozen_llm.cli import app, main
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.arguments import RunArguments
 from hf_frozen_llm.training.recipe import read_recipe
 
 
-LLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHORT = ["--max_steps", "2", "--eval_steps", "2"]
-TINY_OF_TASK = {
-    "video_classification": [*TINY_VIDEOMAE, *SHORT],
-    "point_cloud_classification": [*TINY_POINT_BERT, *SHORT],
-}
-
-
-@dataclasses.dataclass
-class Page:
-    """
-    A page that the test runs as a reader would.
-
-    Args:
-        path (`str`): in the repository.
-        prepare (`Callable[[HubServer, Path], None]`): puts the files that the page names into the current folder and
-            on the Hub; the second argument is a temporary folder.
-        tiny (`list[str]`): flags that make a run of an image recipe tiny.
-        check (`Callable[[str, list[list[str]], list[tuple[dict, str]]], None]`): gets the text, the commands, and
-            after each block of Python a copy of its variables and what it printed.
-        always (`list[str]`, *optional*): arguments of every run.
-        names (`dict[str, Any]`, *optional*): names in the shown errors that the page's Python does not import.
-    """
-
-    path: str
-    prepare: Callable[[HubServer, Path], None]
-    tiny: list[str]
-    check: Callable[[str, list[list[str]], list[tuple[dict[str, Any], str]]], None]
-    always: list[str] = dataclasses.field(default_factory=list)
-    names: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        return (REPO / self.path).read_text(encoding="utf-8")
-
-
-def blocks(language: str, text: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def commands(text: str) -> list[list[str]]:
-    lines = [line for block in blocks("bash", text) for line in block.replace("\\\n", " ").splitlines()]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
-
-
-def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    match words:
-        case ["make", *targets]:
-            subprocess.run(["make", "-n", *targets], cwd=REPO, check=True, stdout=subprocess.DEVNULL)
-        case ["pip", "install", "-e", what]:
-            wanted = set(re.search(r"\[(.*)\]", what)[1].split(","))
-            assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
-        case ["python", "examples/moving_pictures.py", *_]:
-            assert (REPO / words[1]).is_file()
-            few = ["--dataset", "cifar10", "--train", "16", "--test", "8"]
-            monkeypatch.setattr("sys.argv", [*words[1:], *few])
-            moving_pictures.main()
-        case ["python", "examples/furniture_points.py"]:
-            # It needs Debian's packages; the page's preparation writes a small file instead.
-            assert (REPO / words[1]).is_file() and Path("furniture_points.npz").is_file()
-        case ["hf-frozen-llm", "train" | "check", recipe, *_]:
-            main([*words[1:], *TINY_OF_TASK.get(recipe.partition("/")[0], page.tiny), *page.always])
-        case ["hf-frozen-llm", "ablate", *_]:
-            main([*words[1:], "--dry_run"])
-        case ["hf-frozen-llm", "predict", *_]:
-            main([*words[1:], "--use_cpu"])
-        case ["hf-frozen-llm", *_]:
-            main(words[1:])
-        case _:
-            pytest.fail(f"{page.path}: unknown command {words}")
-
-
-def check_errors(session: str, namespace: dict[str, Any]) -> None:
-    """Run the lines of a `pycon` block; each must raise the error shown below it."""
-    cases = re.findall(r"^>>> (.*)\n(\w+): (.*)$", session, re.MULTILINE)
-    assert len(cases) == session.count(">>>") > 0
-    for code, error_type, message in cases:
-        with pytest.raises(Exception, match=f"^{re.escape(message)}$") as error:
-            eval(code, namespace)
-        assert error.type.__name__ == error_type
-
-
-def add_llm(hub: HubServer) -> None:
-    hub.add(LLM, shared_dir() / "models" / "SmolLM2-135M-Instruct-layers")
+SMALL_VIT = [*TINY_VIT, "--host.num_hidden_layers", "1", "--host.image_size", "32"]
+TINY_HOST = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 # README.md
 
 
 def prepare_readme(hub: HubServer, folder: Path) -> None:
-    add_llm(hub)
-    shutil.copytree(shared_dir() / "models" / "SmolLM2-135M-Instruct-layers", "path/to/SmolLM2-135M-Instruct")
-    for split in ("train", "test"):
-        for label, color in (("cat", (200, 20, 20)), ("dog", (20, 20, 200))):
-            images = Path("pictures", split, label)
-            images.mkdir(parents=True)
-            for i in range(8):
-                Image.new("RGB", (80, 60), color).save(images / f"{i}.png")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ViTForImageClassification(ViTConfig(**sizes, intermediate_size=32, num_labels=1000)).save_pretrained(
-        folder / "vit"
+    prepare_images(hub, folder)
+    transformers.Dinov2Model(transformers.Dinov2Config(**TINY_HOST, mlp_ratio=2, image_size=518)).save_pretrained(
+        folder / "dinov2"
     )
-    Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2, image_size=518)).save_pretrained(folder / "dinov2")
-    hub.add("google/vit-base-patch16-224", folder / "vit")
     hub.add("facebook/dinov2-small", folder / "dinov2")
-    released = load_file(shared_dir() / "fixtures" / "official_vit_llama_tiny.safetensors")
-    state = {n.removeprefix("state_dict."): t for n, t in released.items() if n.startswith("state_dict.")}
-    torch.save({"model": state}, "checkpoint.pth")
-    write_npz(Path("furniture_points.npz"), {"train": 24, "test": 12})
 
 
-def check_readme(text: str, ran: list[list[str]], after: list[tuple[dict[str, Any], str]]) -> None:
-    verbs = [["hf-frozen-llm", verb] for verb in ("train", "evaluate", "check", "predict")]
-    for command in (["make", "quickstart"], ["make", "test"], *verbs):
+def check_readme(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    for command in (["make", "quickstart"], ["hf-frozen-llm", "train"], ["hf-frozen-llm", "evaluate"]):
         assert command in [words[:2] for words in ran]
-    assert Path("runs/long/check.png").is_file()
-    predictions = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
-    assert len(predictions) == 16 and predictions[0]["predictions"][0]["label"] in ("cat", "dog")
     results = json.loads(Path("runs/pictures/results.json").read_text())
     assert results["config"]["llm_block"]["llm_name_or_path"] == LLM
     assert set(results["config"]["label2id"]) == {"cat", "dog"}
     assert 0 <= json.loads(Path("runs/pictures/eval_results.json").read_text())["metrics"]["eval_top1"] <= 1
+    loaded, _ = after[0]
+    assert {answer["label"] for answer in loaded["answers"]} == {"cat", "dog"}
+    built, _ = after[-1]
+    assert built["model"].classifier.out_features == 10
+
+
+README = Page("README.md", prepare_readme, check=check_readme, trained=["runs/quickstart/vit_tiny_cifar10_smollm2"])
+
+
+# docs/quickstart.md
+
+
+def prepare_quickstart(hub: HubServer, folder: Path) -> None:
+    prepare_images(hub, folder)
+    transformers.ViTForImageClassification(
+        transformers.ViTConfig(**TINY_HOST, intermediate_size=32, num_labels=1000)
+    ).save_pretrained(folder / "vit")
+    hub.add("google/vit-base-patch16-224", folder / "vit")
+
+
+def check_quickstart(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    assert ["make", "test"] in ran
+    (loaded, _), (built, printed), (published, _) = after
+    assert {answer["label"] for answer in loaded["answers"]} == {"cat", "dog"}
+    assert printed == blocks("text", text)[-1]
+    assert built["logits"].shape == (1, 10)
+    frozen = sum(p.numel() for p in built["model"].parameters() if not p.requires_grad)
+    assert f"{frozen:,} parameters are frozen" in text
+    trained = {name.partition(".")[0] for name, p in published["model"].named_parameters() if p.requires_grad}
+    assert trained == {"llm_block", "classifier"}
+
+
+QUICKSTART = Page(
+    "docs/quickstart.md",
+    prepare_quickstart,
+    check=check_quickstart,
+    trained=["runs/quickstart/vit_tiny_cifar10_smollm2"],
+)
+
+
+# docs/train_on_your_own_data.md
+
+
+def check_own_data(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    assert {words[1] for words in ran} == {"train", "evaluate", "check", "predict"}
+    assert Path("runs/long/check.png").is_file()
+    predictions = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 16 and predictions[0]["predictions"][0]["label"] in ("cat", "dog")
+
+
+OWN_DATA = Page("docs/train_on_your_own_data.md", check=check_own_data)
+
+
+# docs/metrics.md
+
+
+def check_metrics(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
     corrupted = json.loads(Path("runs/pictures/eval_results_gaussian_noise_3.json").read_text())
     assert corrupted["dataset"]["corruption"] == "gaussian_noise" and corrupted["dataset"]["corruption_severity"] == 3
 
-    first, printed = after[0]
-    assert printed == blocks("text", text)[0]
-    assert first["logits"].shape == (1, 10)
-    frozen = sum(p.numel() for p in first["model"].parameters() if not p.requires_grad)
-    assert f"{frozen:,} parameters are frozen" in text
-    assert f"{first['model'].llm_block.bytes_read:,} bytes" in text
-    last, _ = after[-1]
-    assert last["tokens"].shape == (2, 50, 384)
-    assert last["dinov2"].classifier.out_features == 10
+
+METRICS = Page("docs/metrics.md", check=check_metrics, trained=["runs/pictures"])
+
+
+# docs/save_and_load.md
+
+
+def prepare_moved_llm(hub: HubServer, folder: Path) -> None:
+    add_llm(hub)
+    shutil.copytree(shared_dir() / "models" / "SmolLM2-135M-Instruct-layers", "path/to/SmolLM2-135M-Instruct")
+
+
+def check_saved(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
     # The last block loaded the light folder from the LLM's new place.
+    last, _ = after[-1]
     assert last["model"].config.llm_block.llm_name_or_path == "path/to/SmolLM2-135M-Instruct"
     names = {name for name, p in last["model"].named_parameters() if not p.requires_grad}
     assert names
     assert all(name.startswith(("llm_block.llm_layers.", "llm_block.final_norm.")) for name in names)
 
 
-README = Page(
-    "README.md",
-    prepare_readme,
-    ["--host.hidden_size", "16", "--host.num_attention_heads", "2", *SHORT],
-    check_readme,
-    names={"LLMBlock": LLMBlock, "LLMBlockConfig": LLMBlockConfig},
-)
+# docs/concepts.md
 
 
-def test_flags_in_the_text_are_valid():
-    flags = re.findall(r"`(--[^`]+)`", README.text)
-    assert len(flags) >= 3
-    for flag in flags:
-        read_recipe("quickstart/vit_tiny_cifar10.yaml", flag.split())
+def check_concepts(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    assert after[0][0]["tokens"].shape == (2, 50, 384)
+    assert after[-1][0]["llm_block"].config.input_scale > 1
+
+
+CONCEPTS = Page("docs/concepts.md", check=check_concepts)
 
 
 def test_the_table_of_fields_is_right():
-    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", README.text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", CONCEPTS.text, re.MULTILINE)
     fields = {field.name: field for field in dataclasses.fields(LLMBlockConfig)}
     assert len(rows) >= 9
     for name, default, choices in rows:
@@ -213,20 +167,44 @@ def test_the_table_of_fields_is_right():
             assert getattr(LLMBlockConfig(**{name: eval(choice)}), name) == eval(choice)
 
 
+# docs/language_models.md
+
+
+def check_language_models(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    namespace, _ = after[0]
+    assert namespace["tokens"].shape == (2, 65, 192)
+    assert f"{namespace['block'].bytes_read:,} bytes" in text
+
+
+# docs/errors.md
+
+
+ERRORS = Page("docs/errors.md", trained=["runs/pictures"])
+
+
+def test_the_messages_of_the_tables_exist():
+    files = [file for folder in ("modeling", "hf_frozen_llm") for file in sorted((REPO / folder).rglob("*.py"))]
+    source = re.sub(r'"\s*\n\s*f?"', "", "".join(file.read_text(encoding="utf-8") for file in files))
+    messages = re.findall(r"^\| `(.+?)` \|", ERRORS.text, re.MULTILINE)
+    assert len(messages) > 30
+    for message in messages:
+        assert all(part.strip(" ;:") in source for part in message.split("…")), message
+
+
 # docs/use_your_own_host.md
 
 
 def prepare_hosts(hub: HubServer, folder: Path) -> None:
     add_llm(hub)
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 518}
-    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder / "dinov2")
-    BitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}).save_pretrained(
-        folder / "dinov2"
-    )
+    transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder / "dinov2")
+    transformers.BitImageProcessorPil(
+        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}
+    ).save_pretrained(folder / "dinov2")
     hub.add("facebook/dinov2-small", folder / "dinov2")
 
 
-def check_hosts(text: str, ran: list[list[str]], after: list[tuple[dict[str, Any], str]]) -> None:
+def check_hosts(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
     assert len(ran) == 1 and Path("runs/dinov2/results.json").is_file()
     namespace, _ = after[-1]
     assert namespace["logits"].shape == (2, 10)
@@ -246,7 +224,7 @@ OWN_HOST = Page(
     [*ONE_SMALL_RUN, "--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "4"],
     check_hosts,
     names={
-        "SwinConfig": SwinConfig,
+        "SwinConfig": transformers.SwinConfig,
         "VisionWithLLMBlockConfig": VisionWithLLMBlockConfig,
         "VisionWithLLMBlockForImageClassification": VisionWithLLMBlockForImageClassification,
     },
@@ -289,7 +267,7 @@ def prepare_videos_and_points(hub: HubServer, folder: Path) -> None:
     shutil.copy(next(clip.glob("*/*/*.mp4")), "clip.mp4")
 
 
-def check_videos_and_points(text: str, ran: list[list[str]], after: list[tuple[dict[str, Any], str]]) -> None:
+def check_videos_and_points(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
     verbs = [words[1] for words in ran]
     assert verbs.count("train") == 2 and verbs.count("evaluate") == 2 and verbs.count("convert") == 1
     namespace, _ = after[-1]
@@ -322,19 +300,71 @@ def test_the_tables_of_keys_are_right():
     assert {"layer_decay", "projection_learning_rate_scale", "base_batch_size"} <= of_every_task
 
 
+# docs/paper.md
+
+
+def prepare_released(hub: HubServer, folder: Path) -> None:
+    prepare_images(hub, folder)
+    released = load_file(shared_dir() / "fixtures" / "official_vit_llama_tiny.safetensors")
+    state = {n.removeprefix("state_dict."): t for n, t in released.items() if n.startswith("state_dict.")}
+    torch.save({"model": state}, "checkpoint.pth")
+
+
 # All pages
 
 
-PAGES = [README, OWN_HOST, VIDEOS_AND_POINTS]
+PAGES = [
+    README,
+    Page("docs/ablations.md"),
+    CONCEPTS,
+    Page("docs/distributed.md", trained=["runs/vit_tiny_cifar10_smollm2"]),
+    ERRORS,
+    HUB,
+    Page("docs/language_models.md", add_llm, check=check_language_models),
+    METRICS,
+    CARDS,
+    OWN_DATA,
+    Page(
+        "docs/paper.md",
+        prepare_released,
+        [*SMALL_VIT, "--dataset_name", "pictures", "--eval_split", "test", *TINY_RUN],
+        always=["--llm_block.llm_name_or_path", LLM, "--llm_block.layer_index", "-1"],
+    ),
+    QUICKSTART,
+    Page("docs/save_and_load.md", prepare_moved_llm, check=check_saved),
+    OWN_HOST,
+    VIDEOS_AND_POINTS,
+]
+
+
+def read_pages() -> dict[str, str]:
+    files = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+    return {file.relative_to(REPO).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+@pytest.fixture(scope="session")
+def trained_folder(tmp_path_factory) -> Path:
+    """A tiny model of the quickstart's recipe, trained on `pictures`."""
+    folder = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patch, HubServer() as hub, hub.active(folder / "hub"):
+        patch.chdir(folder)
+        prepare_images(hub, folder)
+        recipe = "quickstart/vit_tiny_cifar10_smollm2.yaml"
+        main(["train", recipe, *TINY_VIT, "--dataset_name", "pictures", "--output_dir", "trained", *TINY_RUN])
+    return folder / "trained"
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # of peft
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
-def test_page_runs_as_written(page, tmp_path, monkeypatch, caplog):
+def test_page_runs_as_written(page, request, tmp_path, monkeypatch, caplog):
+    trained = request.getfixturevalue("trained_folder") if page.trained else None
     (tmp_path / "reader").mkdir()
     monkeypatch.chdir(tmp_path / "reader")
     caplog.set_level("ERROR", "transformers.pipelines.video_classification")
+    for name in page.trained:
+        shutil.copytree(trained, name)
     with HubServer() as hub, hub.active(tmp_path / "hub"):
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
         page.prepare(hub, tmp_path)
         write_parquet(Path("cifar10"), {"train": 24, "test": 12}, image="img", label="label")
         ran = commands(page.text)
@@ -346,11 +376,60 @@ def test_page_runs_as_written(page, tmp_path, monkeypatch, caplog):
                 exec(compile(block, page.path, "exec"), namespace)
             after.append((dict(namespace), printed.getvalue()))
         page.check(page.text, ran, after)
-        (session,) = blocks("pycon", page.text)
-        check_errors(session, {**page.names, **namespace})
+        if sessions := blocks("pycon", page.text):
+            check_errors("".join(sessions), {**page.names, **namespace})
 
 
-@pytest.mark.parametrize("path", ["README.md", *sorted(f"docs/{path.name}" for path in (REPO / "docs").glob("*.md"))])
+def test_every_page_with_code_is_run():
+    with_code = {
+        path for path, text in read_pages().items() if re.search(r"^```(bash|python|pycon)", text, re.MULTILINE)
+    }
+    assert with_code == {page.path for page in PAGES}
+
+
+@pytest.mark.parametrize(
+    "path", ["CONTRIBUTING.md", *sorted(str(p) for p in Path("benchmarks/results").glob("*/README.md"))]
+)
+def test_commands_elsewhere_exist(path, monkeypatch):
+    """The runs of the results take hours: their commands are only checked."""
+    monkeypatch.chdir(REPO)
+    page = Page(path)
+    for words in commands(page.text):
+        if words[:2] == ["hf-frozen-llm", "evaluate"] or words[0] == "python":
+            assert words[0] != "python" or (REPO / words[1]).is_file()
+        else:
+            run_command(words, page, monkeypatch)
+
+
+def test_flags_in_the_text_are_valid():
+    options = {
+        option.replace("-", "_")
+        for command in typer.main.get_command(app).commands.values()
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    flags = [(path, flag) for path, text in read_pages().items() for flag in re.findall(r"`(--[^`]+)`", text)]
+    assert len(flags) >= 9
+    for path, flag in flags:
+        if not {word.replace("-", "_") for word in flag.split() if word.startswith("--")} <= options:
+            host = "dinov2" if path == OWN_HOST.path else "vit"
+            read_recipe(f"quickstart/{host}_tiny_cifar10_smollm2.yaml", flag.split())
+
+
+def test_yaml_of_the_pages_is_valid(tmp_path):
+    (variants,) = blocks("yaml", (REPO / "docs/ablations.md").read_text(encoding="utf-8"))
+    (tmp_path / "variants.yaml").write_text(variants)
+    recipe, file = "quickstart/vit_tiny_cifar10_smollm2.yaml", str(tmp_path / "variants.yaml")
+    main(["ablate", recipe, "--variants", file, "--output_dir", str(tmp_path / "runs"), "--dry_run"])
+    (tracking,) = blocks("yaml", HUB.text)
+    assert set(yaml.safe_load(tracking)) <= {
+        field.name for field in dataclasses.fields(transformers.TrainingArguments)
+    }
+    # the third one: test_recipe_lines_are_valid
+    assert sum(len(blocks("yaml", text)) for text in read_pages().values()) == 3
+
+
+@pytest.mark.parametrize("path", list(read_pages()))
 def test_files_named_exist(path):
     text = (REPO / path).read_text(encoding="utf-8")
     names = re.findall(r"\]\(([^)#]+)[^)]*\)|`([\w/]+/(?:[\w./]*\.(?:py|yaml))?)`|(quickstart/\w+\.yaml)", text)

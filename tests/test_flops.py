@@ -81,7 +81,7 @@ def test_products_by_hand():
     assert 2 * (vit + block) == COUNTS["vit", True][0]
 
 
-def test_counts_in_the_readme():
+def test_counts_in_the_documentation():
     """Of a ViT-S, plain and with a LLaMA-7B layer, at 64 images a step."""
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 1}
     block = LLMBlockConfig(llm_config={"model_type": "llama", **sizes}, weights="random")
@@ -90,7 +90,7 @@ def test_counts_in_the_readme():
         count_flops(ViTWithLLMBlockConfig(**host, llm_block=llm_block), batch_size=64) for llm_block in (block, None)
     ]
     (forward, step), (plain_forward, plain_step) = ([f"{count / 1e9:.2f}" for count in pair] for pair in counts)
-    text = (REPO / "README.md").read_text(encoding="utf-8")
+    text = (REPO / "docs" / "concepts.md").read_text(encoding="utf-8")
     assert f"takes {forward} GFLOP an image instead of 90.81, a training step {step} instead of 192.58" in text
     assert f"the plain ViT-S takes {plain_forward} and {plain_step} " in text
 

@@ -243,12 +243,14 @@ def test_dry_run(tmp_path, capsys):
     assert not any(tmp_path.iterdir())
 
 
-def test_readme_counts_the_runs(tmp_path, capsys):
+def test_documentation_counts_the_runs(tmp_path, capsys):
     options = {"variants": "controls.yaml", "over": ["llm_block.residual=none,outer"], "seeds": 5}
     assert ablate(RECIPE, tune=["learning_rate=3e-4,1e-3,3e-3"], dry_run=True, output_dir=tmp_path, **options)
     sizes = capsys.readouterr().out.splitlines()[0]
     assert sizes.startswith("# 21 variants x 5 seeds = 105 runs, after 63 ") and sizes.endswith(" = 63 tuning runs")
-    assert "21 variants x 5 seeds = 105 runs, after 63 tuning runs" in (REPO / "README.md").read_text(encoding="utf-8")
+    assert "21 variants x 5 seeds = 105 runs, after 63 tuning runs" in (REPO / "docs" / "ablations.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_split_to_tune_on():
