@@ -66,7 +66,7 @@ typecheck: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev  ## the site of README.md and docs/, with the reference, in build/docs/site; warnings are errors
 	rm -rf build/docs && mkdir -p build/docs/package build/docs/pages/benchmarks
 	cp -r hf_frozen_llm build/docs/package/ && cp -r modeling build/docs/package/hf_frozen_llm/
-	cp -r docs recipes README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
+	cp -r docs recipes hub_cards README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
 	cp -r benchmarks/results build/docs/pages/benchmarks/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
