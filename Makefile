@@ -64,10 +64,10 @@ typecheck: $(VENV)/.installed-dev
 
 # The pages keep the repository's layout, so that their links work there, too; setup.py's package_dir as for mypy.
 docs: $(VENV)/.installed-dev  ## the site of README.md and docs/, with the reference, in build/docs/site; warnings are errors
-	rm -rf build/docs && mkdir -p build/docs/package build/docs/pages/benchmarks
+	rm -rf build/docs && mkdir -p build/docs/package build/docs/pages/benchmarks build/docs/pages/hub_cards
 	cp -r hf_frozen_llm build/docs/package/ && cp -r modeling build/docs/package/hf_frozen_llm/
-	cp -r docs recipes hub_cards README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
-	cp -r benchmarks/results build/docs/pages/benchmarks/
+	cp -r docs recipes README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
+	cp -r benchmarks/results build/docs/pages/benchmarks/ && cp hub_cards/zoo.yaml build/docs/pages/hub_cards/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 style: $(VENV)/.installed-dev  ## fix what the linters can fix
