@@ -30,7 +30,7 @@ RECIPE = "quickstart/vit_tiny_cifar10_smollm2.yaml"
 
 def measure(llm, input_scale, dataset, steps):
     """Return the factor, the ratio in the first step, the ratio in the last step, and the accuracy in percent."""
-    from hf_frozen_llm.training.train import train
+    from hf_frozen_llm.commands.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         flags = {

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from .commands.ablate import ablate
     from .commands.check import check
     from .commands.predict import predict
+    from .commands.train import train
     from .conversion import convert_released_checkpoint
     from .hub.push import push
     from .training.evaluate import evaluate
-    from .training.train import train
 
 
 # Imported on first use: the models themselves need neither datasets nor peft.
@@ -47,7 +47,7 @@ COMMANDS = {
     "evaluate": ".training.evaluate",
     "predict": ".commands.predict",
     "push": ".hub.push",
-    "train": ".training.train",
+    "train": ".commands.train",
 }
 
 

@@ -58,7 +58,7 @@ def train(
     --llm_block.layer_index 30, --host.hidden_size 192, --llm_block null (the plain host), --resume true (resume
     from the last checkpoint).
     """
-    from hf_frozen_llm.training.train import train
+    from hf_frozen_llm.commands.train import train
 
     train(recipe, key_flags(context))
     end_distributed()

@@ -63,6 +63,7 @@ def write_card(
     dataset: str | None = None,
     examples: bool = False,
     force: bool = False,
+    results: dict[str, Any] | None = None,
 ) -> Path:
     """
     Write the model card of a saved model, `README.md`, with its figures and `.eval_results/`, from the files in its
@@ -85,6 +86,8 @@ def write_card(
             Whether an example of each label is drawn from the evaluation data, which is published with the card.
         force (`bool`, *optional*, defaults to `False`):
             Whether a card that was written or changed by hand is overwritten.
+        results (`dict[str, Any]`, *optional*):
+            The results of a run that has not finished, instead of the results files in the folder.
 
     Returns:
         `Path`: the card.
@@ -103,7 +106,7 @@ def write_card(
         )
     earlier = read_given_facts(folder)
     name = repo_id or folder.resolve().name
-    model = read_saved_model(folder, name, dataset or earlier.get("datasets", [None])[0])
+    model = read_saved_model(folder, name, dataset or earlier.get("datasets", [None])[0], results)
     if ablation is not None:
         copy_ablation(model, Path(ablation))
     if plain_host is not None:

@@ -44,6 +44,11 @@ def find_licence(llm: str | None) -> str:
     return metadata.get("license_name") or metadata.get("license") or UNKNOWN
 
 
+def permits_layer(licence: str) -> bool:
+    """Return whether a licence is known to permit redistributing a layer."""
+    return str(licence).lower() in PERMITTING
+
+
 def refuse_forbidden_layer(llm: str | None) -> None:
     """
     Refuse to publish the layer of an LLM, unless its licence is known to permit it.
@@ -52,7 +57,7 @@ def refuse_forbidden_layer(llm: str | None) -> None:
         `ValueError`: for other licences and unknown ones.
     """
     licence = find_licence(llm)
-    if str(licence).lower() not in PERMITTING:
+    if not permits_layer(licence):
         raise ValueError(
             f"The licence of {llm or 'the LLM, which has no name,'} is {licence}, which is not known to permit "
             "redistributing its layer. --light leaves the layer out, and loading then reads it from the LLM. If you "

@@ -79,6 +79,7 @@ def push(
     revision: str | None = None,
     dry_run: bool = False,
     ablation: str | os.PathLike | None = None,
+    token: str | None = None,
 ) -> Published:
     """
     Publish a model of this package on the Hub, in one commit.
@@ -104,6 +105,8 @@ def push(
             Whether only to find out which files would be published. This needs no token.
         ablation (`str` or `os.PathLike`, *optional*):
             The folder of an `hf-frozen-llm ablate`, whose comparison is put into the card.
+        token (`str`, *optional*):
+            The token of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
 
     Returns:
         [`Published`]: the files and the URL.
@@ -119,9 +122,9 @@ def push(
         raise ValueError("--light leaves out the LLM layer, --include-layer includes it: give one of them.")
     config = load_config(Path(folder))
     check_layer(config, light, include_layer)
-    api = HfApi()
+    api = HfApi(token=token)
     if not dry_run:
-        with explained_errors(repo_id):
+        with explained_errors(folder, repo_id):
             repo_id = check_repository(api, repo_id, config.model_type, private, revision)
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary)
@@ -134,7 +137,7 @@ def push(
         sizes = {path.relative_to(staging).as_posix(): path.stat().st_size for path in files}
         if dry_run:
             return Published(sizes, None)
-        with explained_errors(repo_id):
+        with explained_errors(folder, repo_id):
             return Published(sizes, upload(api, staging, repo_id, private, create_pr, revision))
 
 
@@ -302,7 +305,7 @@ def upload(api: HfApi, staging: Path, repo_id: str, private: bool, create_pr: bo
 
 
 @contextmanager
-def explained_errors(repo_id: str) -> Iterator[None]:
+def explained_errors(folder: str | os.PathLike, repo_id: str) -> Iterator[None]:
     """Replace the Hub's refusals and lost connections by errors that name the fix."""
     try:
         yield
@@ -328,5 +331,6 @@ def explained_errors(repo_id: str) -> Iterator[None]:
         }.get(status or 0, f"{type(cause).__name__}, {' '.join(str(cause).split()) or 'the connection was lost'}")
         raise OSError(
             f"The push to {repo_id} did not finish: {reason}. A repository never holds a part of a push: "
-            "repeat the command. Large files that were uploaded are not sent again."
+            f"repeat `hf-frozen-llm push {folder} {repo_id}` with its options. Large files that were uploaded are not "
+            "sent again."
         ) from error

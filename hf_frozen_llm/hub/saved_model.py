@@ -151,7 +151,9 @@ class SavedModel:
         return known.get(name) or Metric(name, name, greater_is_better=name != "loss")
 
 
-def read_saved_model(folder: Path, name: str, dataset_id: str | None = None) -> SavedModel:
+def read_saved_model(
+    folder: Path, name: str, dataset_id: str | None = None, results: dict[str, Any] | None = None
+) -> SavedModel:
     """
     Read a saved model and its results files.
 
@@ -159,6 +161,7 @@ def read_saved_model(folder: Path, name: str, dataset_id: str | None = None) -> 
         folder (`Path`): the folder.
         name (`str`): the name of the model in commands.
         dataset_id (`str`, *optional*): the id on the Hub of the training data, if the run read a local copy.
+        results (`dict[str, Any]`, *optional*): the results so far, instead of the files.
 
     Raises:
         `OSError`: if there is no such folder.
@@ -167,15 +170,16 @@ def read_saved_model(folder: Path, name: str, dataset_id: str | None = None) -> 
     config = load_own_config(str(folder))
     if not any(folder.glob("model*.safetensors")):
         raise ValueError(f"{folder} has a config.json, but no weights (model.safetensors).")
-    file = folder / RESULTS_FILE
-    results = read_results(file) if file.is_file() else None
+    file, so_far = folder / RESULTS_FILE, results
+    if so_far is None and file.is_file():
+        results = read_results(file)
     architecture = (config.architectures or [find_task(config.model_type).models[config.model_type].__name__])[0]
     model = SavedModel(folder, config, architecture, results, dataset_id)
     if results is not None:
         check_belongs(file, results, model)
         if evaluation := evaluation_of_training(results, dataset_id):
             model.evaluations.append(evaluation)
-    for path in sorted(folder.glob("eval_results*.json")):
+    for path in sorted(folder.glob("eval_results*.json")) if so_far is None else ():
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             model.evaluations.append(evaluation_of_file(path, content, name, model))

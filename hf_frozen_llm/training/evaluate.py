@@ -32,7 +32,6 @@ from hf_frozen_llm.training.results import (
     write_json,
 )
 from hf_frozen_llm.training.run import EVALUATION_TRAINER_KEYS, load_run, read_eval_rows
-from hf_frozen_llm.training.train import count_eval_rows
 
 
 # Keys that concern training data only.
@@ -86,7 +85,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             "split": split,
             **changes,
         },
-        "num_eval_rows": count_eval_rows(run),
+        "num_eval_rows": run.num_eval_rows(),
         "settings": {
             **{name: settings[name] for name in data_args.evaluation_keys},
             **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},

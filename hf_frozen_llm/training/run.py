@@ -2,7 +2,7 @@
 """Build a run, from a recipe or from a saved model: the basis of training, evaluation, prediction and checks."""
 
 import json
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,14 @@ class Run:
         flat |= {f"host.{name}": settings.recipe.host.get(name) for name in ("name_or_path", "revision")}
         return json.loads(to_json(flat))
 
-    def trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> TaskTrainer:
-        """Return the Trainer of this run."""
+    def num_eval_rows(self) -> int | None:
+        """Return the number of rows to evaluate on; `None` without evaluation, or for a stream."""
+        return None if self.eval_dataset is None or self.task.args.streaming else len(self.eval_dataset.rows)
+
+    def trainer(
+        self, callbacks: Sequence[TrainerCallback] = (), write_card: Callable[[], None] | None = None
+    ) -> TaskTrainer:
+        """Return the Trainer of this run; see [`TaskTrainer`] for `write_card`."""
         run_args = self.settings.run_args
         return TaskTrainer(
             self.model,
@@ -132,6 +138,7 @@ class Run:
             train_dataset=self.train_dataset,
             eval_dataset=self.eval_dataset,
             callbacks=[*callbacks, *self.task.callbacks()],
+            write_card=write_card,
         )
 
 

@@ -34,6 +34,7 @@ from hf_frozen_llm.training.results import without_infinite, write_json
 logger = logging.get_logger(__name__)
 
 RECIPE_FILE = "recipe.json"
+TRAINING_ARGS_NAME = "training_args.bin"  # which may hold a token, so that it is not published
 # Steps in a row that the scaler of fp16 may skip: it begins far too high, and halves its scale at each of them.
 MAX_SKIPPED_STEPS = 50
 
@@ -55,6 +56,8 @@ class TaskTrainer(Trainer):
             See [`RunArguments`].
         settings (`dict[str, Any]`, *optional*):
             The resolved settings of the run, which are written into every checkpoint as `recipe.json`.
+        write_card (`Callable[[], None]`, *optional*):
+            Writes the model card into `output_dir` before a push; by default, Trainer writes its own.
         kwargs:
             The other arguments of `Trainer`: data sets, callbacks.
     """
@@ -71,6 +74,7 @@ class TaskTrainer(Trainer):
         layer_decay: float = 1.0,
         learning_rate_scales: dict[str, float] | None = None,
         settings: dict[str, Any] | None = None,
+        write_card: Callable[[], None] | None = None,
         **kwargs,
     ):
         loss = task.loss(args)
@@ -95,6 +99,7 @@ class TaskTrainer(Trainer):
         self.layer_decay = layer_decay
         self.learning_rate_scales = learning_rate_scales or {}
         self.settings = settings
+        self.write_card = write_card
         self.stops_when_infinite = True
         self.last_loss = torch.zeros(())
         self.skipped_steps = 0
@@ -244,6 +249,8 @@ class TaskTrainer(Trainer):
         is_published = not is_checkpoint and (self.args.push_to_hub or _internal_call)
         with publishing() if is_published else nullcontext():
             super().save_model(output_dir, _internal_call)
+        if is_published and self.args.should_save:
+            Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
         if is_checkpoint and hasattr(self, "_tr_loss"):
             losses: Any = nested_gather(self._tr_loss, self.args.parallel_mode)
             self.progress.losses = losses.reshape(-1).tolist()
@@ -280,6 +287,8 @@ class TaskTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         self.callback_handler.on_push_begin(args, self.state, self.control)
+        if not is_mergeable:
+            self.create_model_card(model_name=str(self.hub_model_id))
         progress = f"epoch {int(self.state.epoch or 0)}"
         if args.save_strategy == SaveStrategy.STEPS:
             progress = f"step {self.state.global_step}"
@@ -301,10 +310,17 @@ class TaskTrainer(Trainer):
                     folder_path=checkpoint_folder,
                     path_in_repo="last-checkpoint" if is_last else Path(checkpoint_folder).name,
                     commit_message=f"{message}, checkpoint",
+                    ignore_patterns=[TRAINING_ARGS_NAME],
                     **common,
                 )
             )
         self.push_in_progress: Any = PushInProgress(jobs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        if self.write_card is None:
+            super().create_model_card(*args, **kwargs)
+        else:
+            self.write_card()
 
     def evaluation_loop(
         self,

@@ -21,7 +21,7 @@ class TrainingSetFacts(TrainerCallback):
         self.run = run
         self.facts: dict[str, Any] = {}
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, **kwargs):
         data_args, dataset = self.run.settings.data_args, self.run.train_dataset
         self.facts = {
             "dataset_id": data_args.dataset_name if find_local(data_args) is None else None,
@@ -32,5 +32,5 @@ class TrainingSetFacts(TrainerCallback):
         if not data_args.streaming:
             try:
                 self.facts["labels"] = self.run.task.label_counts(dataset.rows)
-            except ValueError:  # of a row with an unknown label, which the training has not drawn
+            except ValueError:  # an unknown label, which is an error when its row is drawn
                 pass

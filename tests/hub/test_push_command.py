@@ -10,12 +10,14 @@ import time
 import pytest
 import torch
 from hub_server import HubServer
+from huggingface_hub import metadata_load
 from saved_models import build, logits, stored
 from tiny_runs import TINY, write_llama
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 from hf_frozen_llm import push
 from hf_frozen_llm.cli import main
+from hf_frozen_llm.hub.card import has_own_card
 
 
 NAME = "tester/model"
@@ -101,6 +103,29 @@ def test_the_recipe_trains_again(hub, recipe, data, tmp_path):
     main(["train", str(published), *short, "--dataset_name", data, "--output_dir", str(tmp_path / "again")])
     again = stored(tmp_path / "again")
     assert all(torch.equal(tensor, again[key]) for key, tensor in stored(latest(hub)).items())
+
+
+def test_the_card_is_that_of_the_folder(hub, recipe, data, tmp_path):
+    """With its figures, evaluation, and the facts that were given to `card`; a foreign number is refused."""
+    run = tmp_path / "run"
+    llm = ["--llm_block.llm_name_or_path", "tester/llm"]
+    main(["train", str(recipe), *TINY, *llm, "--eval_strategy", "no", "--output_dir", str(run)])
+    main(["evaluate", str(run)])
+    main(["card", str(run), "--license", "mit", "--dataset", "tester/pictures", "--examples"])
+    published = push(run, NAME)
+    assert {"training_curves.png", "examples.png", "eval_results.json"} < set(published.files)
+    assert {".eval_results/eval_results.yaml", ".eval_results/results.yaml"} < set(published.files)
+    assert len([name for name in published.files if name.startswith("examples/")]) == 3
+    card = (latest(hub) / "README.md").read_text()
+    metadata = metadata_load(latest(hub) / "README.md")
+    assert metadata["license"] == "mit" and metadata["datasets"] == ["tester/pictures"]
+    assert metadata["widget"][0]["src"].startswith(f"https://huggingface.co/{NAME}/resolve/main/examples/")
+    assert f'"{NAME}"' in card and str(tmp_path) not in card and not has_own_card(latest(hub))
+    value = metadata["model-index"][0]["results"][0]["metrics"][0]["value"]
+    (run / "README.md").write_text(card.replace(f"value: {value}", "value: 99.75"))
+    with pytest.raises(ValueError, match=r"99\.75, but no results file"):
+        push(run, NAME)
+    assert latest(hub).joinpath("README.md").read_text() == card
 
 
 @pytest.mark.parametrize("light", [False, True])

@@ -5,8 +5,8 @@ import json
 import sys
 
 from hf_frozen_llm.cli import end_distributed
+from hf_frozen_llm.commands.train import train
 from hf_frozen_llm.training.evaluate import evaluate
-from hf_frozen_llm.training.train import train
 from toy_tasks import point_sets, retrieval
 
 

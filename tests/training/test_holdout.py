@@ -7,12 +7,12 @@ import pytest
 from tiny_runs import TINY, write_image_folder, write_llama, write_npz, write_parquet
 
 from hf_frozen_llm.commands.check import check
+from hf_frozen_llm.commands.train import train
 from hf_frozen_llm.data.datasets import hold_out
 from hf_frozen_llm.tasks import TASKS
 from hf_frozen_llm.training.evaluate import evaluate
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.run import build_run
-from hf_frozen_llm.training.train import train
 
 
 RECIPE = "image_classification/tiny.yaml"

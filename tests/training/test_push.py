@@ -15,6 +15,8 @@ from transformers import AutoModelForImageClassification
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification
 from hf_frozen_llm.cli import main
+from hf_frozen_llm.hub.card import check_card, has_own_card, read_signature
+from hf_frozen_llm.training.results import digest_weights
 
 
 NAME = "tester/run"
@@ -23,8 +25,9 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
     with HubServer() as hub, hub.active(tmp_path / "hf_home"):
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
         yield hub
 
 
@@ -77,11 +80,17 @@ def test_what_stands_on_the_hub_loads_elsewhere(strategy, recipe, data, own_llm,
             assert not any(str(path) in file.read_text() for path in (tmp_path, data)), file.name
         names = {path.name for path in folder.iterdir()}
         assert not {name for name in names if name.startswith((".", "_"))}
+        assert not list(folder.rglob("training_args.bin"))
+        assert not has_own_card(folder), "every commit has our card, of its own weights"
+        assert read_signature((folder / "README.md").read_text())[1] == digest_weights(folder)[:16]
         checkpoints = {name for name in names if "checkpoint" in name}
         if strategy == "checkpoint":
             assert checkpoints <= {"last-checkpoint"}
         elif strategy != "all_checkpoints":
             assert not checkpoints
+    last = folder
+    assert {"results.json", "recipe.yaml", "training_curves.png"} <= {path.name for path in last.iterdir()}
+    check_card(last)
     if strategy == "all_checkpoints":
         assert checkpoints == {"checkpoint-8", "checkpoint-16", "checkpoint-24"}
 
@@ -100,6 +109,37 @@ def test_resume_from_the_last_checkpoint_on_the_hub(recipe, llm, hub, tmp_path):
     train(recipe, llm, tmp_path / "resumed", *last, "--push_to_hub", "false")
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "resumed"))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_no_token_and_no_foreign_card_is_published(recipe, llm, hub, tmp_path):
+    """Trainer's `training_args.bin` would hold the token; a card that was written by hand stays."""
+    hub.uploads.tokens = {"hf_secret": "write"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md").write_text("# By hand\n")
+    train(
+        recipe, llm, tmp_path / "run", "--hub_token", "hf_secret", "--hub_strategy", "checkpoint", "--save_steps", "12"
+    )
+    published = [path for folder in hub.repositories["models", NAME].commits.values() for path in folder.rglob("*.*")]
+    assert any(path.name == "results.json" for path in published)
+    assert any(path.name == "optimizer.pt" for path in published)
+    assert not [path for path in published if path.is_file() and b"hf_secret" in path.read_bytes()]
+    assert {path.read_text() for path in published if path.name == "README.md"} == {"# By hand\n"}
+
+
+def test_the_card_of_an_unfinished_run(recipe, llm, hub, tmp_path):
+    """It has the training so far, and no results of the earlier model in the folder, whose evaluation is refused."""
+    output_dir = tmp_path / "run"
+    train(recipe, llm, output_dir, "--push_to_hub", "false", "--save_strategy", "no")
+    main(["evaluate", str(output_dir)])
+    steps = ["--save_steps", "8", "--eval_strategy", "steps", "--eval_steps", "8", "--seed", "1"]
+    with pytest.raises(ValueError, match=r"eval_results\.json holds the results of an earlier model"):
+        train(recipe, llm, output_dir, *steps)
+    assert not commits_with_models(hub)
+    (output_dir / "eval_results.json").unlink()
+    train(recipe, llm, output_dir, *steps)
+    first, *_, last = ((folder / "README.md").read_text() for folder in commits_with_models(hub).values())
+    assert "| 8 |" in first and "| 24 |" not in first and "eval_top1" not in first
+    assert "| 24 |" in last
 
 
 def test_lora_is_pushed_when_it_is_merged(recipe, own_llm, hub, tmp_path, caplog):

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
+from hf_frozen_llm.hub.card import has_own_card, write_card
+from hf_frozen_llm.hub.licences import find_licence, permits_layer
+from hf_frozen_llm.hub.push import push
 from hf_frozen_llm.training.lock import lock_output_dir
 from hf_frozen_llm.training.progress import progress_bars
 from hf_frozen_llm.training.recipe import read_recipe
@@ -30,9 +34,13 @@ from hf_frozen_llm.training.run import Run, build_training_arguments, prepare_ru
 from hf_frozen_llm.training.training_set import TrainingSetFacts
 
 
+logger = logging.get_logger(__name__)
+
+
 def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
-    Train the model of a recipe, save it in `output_dir`, and write `results.json` there at the end.
+    Train the model of a recipe, save it in `output_dir`, and write `results.json` there at the end. With
+    `push_to_hub`, publish it with its card and results.
 
     Args:
         recipe_path (`str` or `Path`):
@@ -64,52 +72,100 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 
 
 def train_run(run: Run) -> dict[str, Any]:
-    """Train, evaluate and save; return the results, which are written beside the model."""
-    training_set = TrainingSetFacts(run)
-    trainer = run.trainer([training_set])
-    if trainer.is_world_process_zero():
+    """Train, evaluate, save and, if it is wanted, push; return the results, which are written beside the model."""
+    folder, training_set = Path(str(run.args.output_dir)), TrainingSetFacts(run)
+
+    def write_card_so_far() -> None:
+        if not has_own_card(folder):
+            write_card(folder, trainer.hub_model_id, results=collect_results(run, trainer, training_set))
+
+    trainer: Any = run.trainer([training_set], write_card_so_far)
+    is_first = trainer.is_world_process_zero()
+    if is_first:
         print(describe_model(run.model), flush=True)
+        if run.args.push_to_hub:
+            check_push(folder, run.model.config.llm_block)
     with failing_run():
         result = trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint))
         if result.global_step == 0:
             raise ValueError("There was no batch to train on: the data of this process gave none.")
-        seconds = trainer.progress.seconds()
-        parameters = count_parameters(run.model)
+        seconds, parameters = trainer.progress.seconds(), count_parameters(run.model)
         if run.lora is not None:
             run.lora.merge_and_unload()
         trainer.save_model()  # before the evaluation, which may cast the model (bf16_full_eval)
         metrics = {**result.metrics, **(trainer.evaluate() if run.eval_dataset is not None else {})}
 
-    folder, is_first = Path(str(run.args.output_dir)), trainer.is_world_process_zero()
-    state = trainer.state
-    has_best = run.args.load_best_model_at_end and state.best_global_step
-    results = {
-        "metrics": metrics,
-        **{name: table for name, table in trainer.tables.items() if name == "classes"},
-        "parameters": parameters,
-        "recipe": run.settings.to_dict(),
-        "config": json.loads(run.model.config.to_json_string(use_diff=False)),
-        "versions": collect_versions(),
-        "seed": run.args.seed,
-        "git_revision": find_git_revision(),
-        "device": describe_device(run.args.device),
-        "num_processes": run.args.world_size,
-        "num_eval_rows": count_eval_rows(run),
-        "train_time_seconds": seconds,
-        "date": current_time(),
-        "base_models": find_base_models(run.model.config, run.settings.recipe.host.get("name_or_path")),
-        "training_set": training_set.facts,
-        "saved_step": state.best_global_step if has_best else state.global_step,
-        "weights_digest": digest_weights(folder) if is_first else None,
-        "resumed_from_checkpoint": None if run.checkpoint is None else run.checkpoint.name,
-        "log_history": state.log_history,
-    }
+    results = collect_results(run, trainer, training_set)
+    results |= {"metrics": metrics, "parameters": parameters, "train_time_seconds": seconds}
+    results |= {name: table for name, table in trainer.tables.items() if name == "classes"}
     if is_first:
         write_json(folder / RESULTS_FILE, results)
         write_confusion_matrix(trainer.tables, folder / "confusion_matrix.csv")
         print(to_json(metrics, indent=2), flush=True)
         print(describe_folder(run), flush=True)
+        if run.args.push_to_hub:
+            push_results(run, trainer.hub_model_id)
     return results
+
+
+def collect_results(run: Run, trainer: Any, training_set: TrainingSetFacts) -> dict[str, Any]:
+    """Return the results of a run so far, without the metrics of the evaluation at its end."""
+    args, state = run.args, trainer.state
+    has_best = args.load_best_model_at_end and state.best_global_step
+    return {
+        "metrics": {},
+        "parameters": count_parameters(run.model),
+        "recipe": run.settings.to_dict(),
+        "config": json.loads(run.model.config.to_json_string(use_diff=False)),
+        "versions": collect_versions(),
+        "seed": args.seed,
+        "git_revision": find_git_revision(),
+        "device": describe_device(args.device),
+        "num_processes": args.world_size,
+        "num_eval_rows": run.num_eval_rows(),
+        "train_time_seconds": trainer.progress.seconds(),
+        "date": current_time(),
+        "base_models": find_base_models(run.model.config, run.settings.recipe.host.get("name_or_path")),
+        "training_set": training_set.facts,
+        "saved_step": state.best_global_step if has_best else state.global_step,
+        "weights_digest": digest_weights(str(args.output_dir)) if trainer.is_world_process_zero() else None,
+        "resumed_from_checkpoint": None if run.checkpoint is None else run.checkpoint.name,
+        "log_history": state.log_history,
+    }
+
+
+def check_push(folder: Path, block: Any) -> None:
+    """
+    Refuse results of an earlier model, which cannot be published with this one. Warn of a layer that is published
+    although the licence of its LLM is not known to permit it.
+    """
+    if earlier := sorted(folder.glob("eval_results*.json")):
+        raise ValueError(
+            f"{earlier[0]} holds the results of an earlier model, which cannot be pushed with the new one. Move it, "
+            "or choose another output_dir."
+        )
+    if block is not None and block.kind == "llm" and block.weights != "random" and block.save_weights:
+        licence = find_licence(block.llm_name_or_path)
+        if not permits_layer(licence):
+            logger.warning(
+                f"The licence of {block.llm_name_or_path} is {licence}, which is not known to permit redistributing "
+                "its layer, and every push has the layer. `--llm_block.save_weights false` leaves it out, if the LLM "
+                "is on the Hub."
+            )
+
+
+def push_results(run: Run, repo_id: str) -> None:
+    """Push the finished run: its card and results beside the model that is on the Hub already."""
+    block, args = run.model.config.llm_block, run.args
+    has_layer = block is not None and block.save_weights
+    push(
+        str(args.output_dir),
+        repo_id,
+        light=block is not None and not has_layer,
+        include_layer=has_layer,
+        revision=args.hub_revision,
+        token=args.hub_token,
+    )
 
 
 def describe_folder(run: Run) -> str:
@@ -120,11 +176,6 @@ def describe_folder(run: Run) -> str:
         f"The model is in {folder}. Load it: {type(run.model).__name__}.from_pretrained({folder!r}). Evaluate it: "
         f"hf-frozen-llm evaluate {folder}{split}. Predict: hf-frozen-llm predict {folder} FILE"
     )
-
-
-def count_eval_rows(run: Run) -> int | None:
-    """Return the rows that the run was evaluated on; `None` without evaluation, or for a stream."""
-    return None if run.eval_dataset is None or run.task.args.streaming else len(run.eval_dataset.rows)
 
 
 def describe_model(model: PreTrainedModel) -> str:
