@@ -48,6 +48,7 @@ EXTRAS["dev"] = [
     "pytest-xdist>=3.6",
     "ruff>=0.14",
     "setuptools>=77",
+    "tensorboard>=2.20",
     "transformers-mlinter==0.1.5",
     "types-PyYAML",
     "wheel",
