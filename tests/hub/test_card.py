@@ -1,127 +1,35 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Model cards of real, tiny runs: metadata, text, figures, code; and the refusal of wrong folders and numbers."""
+"""Model cards of real, tiny runs: metadata, text, figures, code."""
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
-from huggingface_hub import ModelCard, parse_eval_result_entries
-from paths import REPO
+from card_runs import DATASET, KINDS, LLM_ID, RECIPE, change, python_blocks, read_card
+from huggingface_hub import parse_eval_result_entries
 from PIL import Image
 from tiny_runs import (
     CLASSES,
     TINY,
-    TINY_DINOV2,
-    TINY_POINT_BERT,
-    TINY_SWIN,
-    TINY_VIDEOMAE,
     make_clouds,
     make_frames,
-    write_npz,
     write_video,
-    write_video_folder,
 )
-from transformers import ViTConfig, ViTModel
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockModel
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.hub.card import check_card, has_own_card, write_card
+from hf_frozen_llm.hub.card import check_card, write_card
 from hf_frozen_llm.hub.card_data import FrozenLLMModelCardData
 from hf_frozen_llm.hub.licences import find_licence
 from hf_frozen_llm.hub.page import write_page
 from hf_frozen_llm.training.recipe import read_recipe
 from hf_frozen_llm.training.results import find_hub_id
-
-
-LLM_ID, DATASET = "owner/tiny-llama", "owner/animals"
-RECIPE = """\
-dataset_name: {data}
-eval_split: test
-llm_block:
-  llm_name_or_path: {llm}
-metrics: [f1]
-num_train_epochs: 3
-learning_rate: 1e-3
-eval_strategy: epoch
-save_strategy: epoch
-logging_steps: 5
-"""
-VIDEOS = ["--task", "video-classification", "--model_type", "videomae_with_llm_block"]
-POINTS = ["--task", "point-cloud-classification", "--model_type", "point_bert_with_llm_block"]
-KINDS = {
-    "image": [*TINY, "--load_best_model_at_end", "true"],
-    "light": [*TINY, "--llm_block.save_weights", "false"],
-    "plain host": [*TINY, "--llm_block", "null"],
-    "control": [*TINY, "--llm_block.kind", "mlp"],
-    "random": [*TINY, "--llm_block.weights", "random"],
-    "any host": TINY_DINOV2,
-    "swin": TINY_SWIN,
-    "video": [*VIDEOS, *TINY_VIDEOMAE, "--max_steps", "2", "--logging_steps", "1"],
-    "points": [*POINTS, *TINY_POINT_BERT, "--max_steps", "2", "--logging_steps", "1"],
-}
-
-
-@pytest.fixture(scope="module")
-def llm_with_card(llm, tmp_path_factory):
-    """The folder of a language model that `hf-frozen-llm layer` could have written."""
-    folder = shutil.copytree(llm, tmp_path_factory.mktemp("llm_with_card") / "llm")
-    (folder / "README.md").write_text(f"---\nlicense: apache-2.0\nbase_model: {LLM_ID}\n---\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def train(llm_with_card, data, tmp_path_factory):
-    """Return the folder of the run of a kind; each is trained once."""
-    root = tmp_path_factory.mktemp("cards")
-    recipe = root / "recipe.yaml"
-    folders = {}
-
-    def train(kind):
-        if kind not in folders:
-            source = {
-                "video": lambda: write_video_folder(root / "videos"),
-                "points": lambda: write_npz(root / "clouds.npz", {"train": 24, "test": 12}),
-            }.get(kind, lambda: data)()
-            recipe.write_text(RECIPE.format(data=source, llm=llm_with_card))
-            folders[kind] = root / kind.replace(" ", "_")
-            main(["train", str(recipe), *KINDS[kind], "--output_dir", str(folders[kind])])
-        return folders[kind]
-
-    return train
-
-
-@pytest.fixture
-def run(train, tmp_path):
-    """Return a copy of the folder of a run, without its checkpoints."""
-
-    def copy(kind="image"):
-        ignored = shutil.ignore_patterns("checkpoint-*", "README.*", ".eval_results")
-        return Path(shutil.copytree(train(kind), tmp_path / "model", ignore=ignored))
-
-    return copy
-
-
-def read_card(folder):
-    """Return the metadata, parsed and checked by huggingface_hub, and the text."""
-    card = ModelCard.load(folder / "README.md")
-    return card.data, card.text
-
-
-def change(file, **entries):
-    content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, **entries}))
-
-
-def python_blocks(text):
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -295,56 +203,6 @@ def test_recipe_in_the_card_is_one(run, tmp_path):
     assert again.host == json.loads((folder / "results.json").read_text())["recipe"]["host"]
 
 
-def test_comparison(run, train, tmp_path):
-    folder, plain = run(), train("plain host")
-    ablation = tmp_path / "ablation"
-    ablation.mkdir()
-    rows = [("plain host", 0, 0.5), ("plain host", 1, 0.6), ("frozen | <b>", 0, 0.4), ("frozen | <b>", 1, 0.6)]
-    runs = pd.DataFrame(rows, columns=["variant", "seed", "eval_top1"])
-    name = json.loads((folder / "results.json").read_text())["recipe"]["dataset_name"]
-    runs.assign(dataset_name=name, num_eval_rows=30).to_csv(ablation / "ablation.csv", index=False)
-    difference = {"variant": "frozen | <b>", "reference": "plain host", "seeds": 2, "difference": -5.0}
-    pd.DataFrame([{**difference, "t_low": -9.5, "t_high": 1}]).to_csv(ablation / "differences.csv", index=False)
-    write_card(folder, None, ablation, plain_host=plain)
-    text = read_card(folder)[1]
-    assert r"| frozen \| &lt;b> | 50.00 ± 14.14 | 2 | -5.00 (-9.50 to +1.00) |" in text
-    assert "| plain host | 55.00 ± 7.07 | 2 |  |" in text
-    score = json.loads((plain / "results.json").read_text())["metrics"]["eval_top1"]
-    assert f"| plain host | {100 * score:.2f} | 42 |" in text
-    shutil.rmtree(ablation)
-    write_card(folder)  # the tables are in the folder now
-    assert read_card(folder)[1] == text
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"dataset_name": "/data/fruits"}, "is an ablation on fruits, but"),
-        ({"eval_top1": None}, "has no column eval_top1: it is of another task"),
-    ],
-)
-def test_other_ablations_are_refused(changes, problem, run, tmp_path):
-    folder = run()
-    row = {"variant": "a", "seed": 0, "eval_top1": 0.5, **changes}
-    table = pd.DataFrame([{name: value for name, value in row.items() if value is not None}])
-    (tmp_path / "ablation").mkdir()
-    table.to_csv(tmp_path / "ablation" / "ablation.csv", index=False)
-    with pytest.raises(ValueError, match=problem):
-        write_card(folder, None, tmp_path / "ablation")
-    assert not (folder / "ablation").exists() and not (folder / "README.md").exists()
-
-
-def test_other_runs_are_refused(run, train):
-    folder = run()
-    with pytest.raises(ValueError, match="is not a run of the plain host: its recipe has an llm_block"):
-        write_card(folder, plain_host=train("control"))
-    with pytest.raises(FileNotFoundError, match="is not a folder of `hf-frozen-llm ablate`"):
-        write_card(folder, None, folder)
-    change(folder / "results.json", num_eval_rows=10)
-    with pytest.raises(ValueError, match="their results cannot be compared"):
-        write_card(folder, plain_host=train("plain host"))
-
-
 def test_headless_model(tmp_path, llm, monkeypatch):
     config = ViTWithLLMBlockConfig(
         hidden_size=16,
@@ -370,82 +228,6 @@ def test_headless_model(tmp_path, llm, monkeypatch):
     exec(extract, names)
     exec(auto, names)
     assert names["features"].shape == names["outputs"].last_hidden_state.shape == (1, 5, 16)
-
-
-def test_cards_of_others_are_left_alone(run, call):
-    folder = run()
-    card = folder / "README.md"
-    card.write_text("# My model\n")
-    code, _, error = call("card", str(folder))
-    assert code == 2 and "README.md was written or changed by hand" in error and "--force" in error
-    assert card.read_text() == "# My model\n" and has_own_card(folder)
-    assert call("card", str(folder), "--force")[0] == 0 and not has_own_card(folder)
-    card.write_text(card.read_text().replace("## Cost", "## Price"))
-    assert has_own_card(folder)
-    card.write_text(
-        "<!-- This model card has been generated automatically according to the information the Trainer "
-        "had access to. You\nshould probably proofread -->\n"
-    )
-    assert not has_own_card(folder)
-
-
-def test_wrong_folders_are_refused(run, tmp_path, call):
-    def refuse(folder, problem):
-        code, _, error = call("card", str(folder))
-        assert code == 2 and problem in error, error
-        assert not (Path(folder) / "README.md").exists()
-
-    refuse(tmp_path / "nothing", "neither a folder with a model nor a model on the Hub")
-    vit = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    ViTModel(ViTConfig(**vit)).save_pretrained(tmp_path / "vit")
-    refuse(tmp_path / "vit", "is a vit, not a model of this package")
-    folder = run()
-    (folder / "eval_results.json").write_text("{}")
-    refuse(folder, "eval_results.json does not hold the results of an evaluation")
-    (folder / "eval_results.json").unlink()
-    (folder / "model.safetensors").rename(folder / "weights")
-    refuse(folder, "has a config.json, but no weights")
-
-
-@pytest.mark.parametrize("with_digest", [True, False])
-def test_results_of_other_weights_are_refused(with_digest, run, train):
-    folder = run()
-    results = json.loads((folder / "results.json").read_text())
-    if with_digest:
-        shutil.copyfile(train("random") / "results.json", folder / "results.json")
-    else:
-        results["config"]["id2label"] = {"0": "apple"}
-        change(folder / "results.json", weights_digest=None, config=results["config"])
-    with pytest.raises(
-        ValueError, match=r"results\.json holds the results of other weights .* Evaluate this model again"
-    ):
-        write_card(folder)
-    assert not (folder / "README.md").exists()
-
-
-def test_light_and_full_folders_have_the_same_digest(train):
-    """Results stay valid when the LLM layer is left out or added."""
-    from hf_frozen_llm import ViTWithLLMBlockForImageClassification
-    from hf_frozen_llm.training.results import digest_weights
-
-    full = train("image")
-    model = ViTWithLLMBlockForImageClassification.from_pretrained(full)
-    model.config.llm_block.save_weights = False
-    model.save_pretrained(full.parent / "made_light")
-    assert digest_weights(full.parent / "made_light") == digest_weights(full) is not None
-
-
-@pytest.mark.parametrize("place", ["README.md", ".eval_results/results.yaml"])
-def test_numbers_that_no_results_file_holds(place, run):
-    folder = run()
-    write_card(folder, dataset=DATASET)
-    check_card(folder)
-    file = folder / place
-    value = str(json.loads((folder / "results.json").read_text())["metrics"]["eval_f1"])
-    assert value in file.read_text()
-    file.write_text(file.read_text().replace(value, "0.99"))
-    with pytest.raises(ValueError, match=rf"{Path(place).name} says that f1 is 0\.99, but no results file"):
-        check_card(folder)
 
 
 def test_page(run, call):
@@ -506,39 +288,6 @@ def test_multi_label(data, llm, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "model" / "examples.png").is_file()
 
 
-def test_page_of_the_documentation(run, tmp_path, monkeypatch):
-    folder = run()
-    (tmp_path / "runs").mkdir()
-    folder.rename(tmp_path / "runs" / "pictures")
-    monkeypatch.chdir(tmp_path)
-    text = (REPO / "docs" / "model_cards.md").read_text()
-    (command,) = re.findall(r"^hf-frozen-llm (.*)$", text, re.MULTILINE)
-    main(command.split())
-    assert Path("runs/pictures/README.html").is_file()
-    (block,) = python_blocks(text)
-    exec(block, {})
-
-
 def test_own_metadata_class():
     data = FrozenLLMModelCardData(license="mit", llm_license=None, base_model_relation="merge")
     assert data.to_dict() == {"license": "mit", "base_model_relation": "merge"}
-
-
-def test_zoo_lists_every_recipe():
-    zoo = yaml.safe_load((REPO / "hub_cards" / "zoo.yaml").read_text())
-    recipes = {
-        path.relative_to(REPO / "recipes").as_posix(): path
-        for path in (REPO / "recipes").glob("*/*.yaml")
-        if path.parent.name not in ("accelerate", "variants")
-    }
-    listed = {checkpoint["recipe"]: checkpoint for checkpoint in zoo["checkpoints"]}
-    assert listed.keys() == recipes.keys() and len(listed) == len(zoo["checkpoints"])
-    for name, path in recipes.items():
-        header = " ".join(line.lstrip("# ") for line in path.read_text().split("#\n")[0].splitlines())
-        if row := re.search(r'(tables? [\w ]+), row "([^"]+)"(?:, column ([^.]+))?', header):
-            assert listed[name]["source"] == ", ".join(filter(None, row.groups()))
-        block = read_recipe(path).llm_block
-        llm = block.get("llm_name_or_path") if block else None
-        assert llm is None or llm in zoo["llms"], f"{name}: the licence of {llm} is not in zoo.yaml"
-    studies = {checkpoint["study"] for checkpoint in zoo["checkpoints"] if "study" in checkpoint}
-    assert studies == {path.parent.name for path in (REPO / "benchmarks" / "results").glob("*/ablation.csv")}
