@@ -38,13 +38,15 @@ from hf_frozen_llm.hub.comparison import (
 )
 from hf_frozen_llm.hub.examples import EXAMPLES_FILE, draw_examples, list_widgets
 from hf_frozen_llm.hub.licences import UNKNOWN, find_licence
-from hf_frozen_llm.hub.saved_model import SavedModel, read_saved_model
+from hf_frozen_llm.hub.saved_model import SavedModel, find_digest, read_saved_model
 from hf_frozen_llm.plotting import plot_run
-from hf_frozen_llm.training.results import digest_weights, write_text
+from hf_frozen_llm.training.results import write_text
 
 
 CARD_FILE = "README.md"
 CURVES_FILE = "training_curves.png"
+# Written by hand: facts that no results file holds.
+NOTES_FILE = "notes.md"
 RESULTS_FOLDER = ".eval_results"
 TEMPLATE = "model_card_template.md"
 # The last line of a rendered card: who changes the text above it owns the card.
@@ -63,10 +65,12 @@ def write_card(
     dataset: str | None = None,
     examples: bool = False,
     force: bool = False,
+    needs_weights: bool = True,
 ) -> Path:
     """
     Write the model card of a saved model, `README.md`, with its figures and `.eval_results/`, from the files in its
-    folder. Given facts, and the tables of an ablation, are kept when the card is rendered again.
+    folder. Given facts, and the tables of an ablation, are kept when the card is rendered again. The text of
+    `notes.md`, if there is one, is in the card.
 
     Args:
         folder (`Path`):
@@ -85,6 +89,9 @@ def write_card(
             Whether an example of each label is drawn from the evaluation data, which is published with the card.
         force (`bool`, *optional*, defaults to `False`):
             Whether a card that was written or changed by hand is overwritten.
+        needs_weights (`bool`, *optional*, defaults to `True`):
+            Whether a folder without weights is an error. Without them, the card has the sizes of the configuration
+            and the digest of `results.json`.
 
     Returns:
         `Path`: the card.
@@ -103,7 +110,7 @@ def write_card(
         )
     earlier = read_given_facts(folder)
     name = repo_id or folder.resolve().name
-    model = read_saved_model(folder, name, dataset or earlier.get("datasets", [None])[0])
+    model = read_saved_model(folder, name, dataset or earlier.get("datasets", [None])[0], needs_weights)
     if ablation is not None:
         copy_ablation(model, Path(ablation))
     if plain_host is not None:
@@ -142,7 +149,7 @@ def read_given_facts(folder: Path) -> dict[str, Any]:
     """Return the metadata of a card that was rendered for the same weights: licence and data may have been given."""
     card = folder / CARD_FILE
     signature = read_signature(card.read_text(encoding="utf-8")) if card.is_file() else None
-    if signature is None or signature[1] != str(digest_weights(folder))[:16]:
+    if signature is None or signature[1] != str(find_digest(folder))[:16]:
         return {}
     return metadata_load(card) or {}
 
@@ -192,12 +199,13 @@ def render(model: SavedModel, data: FrozenLLMModelCardData, name: str, has_curve
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": format_cell, "number": format_number}
     template = Path(hf_frozen_llm.hub_cards.__file__).parent / TEMPLATE
-    block, results = model.config.llm_block, model.results or {}
+    block, results, notes = model.config.llm_block, model.results or {}, model.folder / NOTES_FILE
     metric = main_metric(model)
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
         metadata=data.to_yaml(),
         name=name,
         model=model,
+        notes=notes.read_text(encoding="utf-8").strip() if notes.is_file() else None,
         block=block,
         llm=None if block is None or block.kind != "llm" else name_llm(model),
         llm_id=None if block is None else find_llm(model),
