@@ -71,7 +71,9 @@ docs: $(VENV)/.installed-dev  ## the site of README.md and docs/, with the refer
 	cp -r hf_frozen_llm build/docs/package/ && cp -r modeling build/docs/package/hf_frozen_llm/
 	cp -r docs recipes hub_cards README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
 	cp -r benchmarks/results build/docs/pages/benchmarks/
-	rm -r build/docs/pages/hub_cards/model_card_template.md build/docs/pages/hub_cards/*/notes.md
+	rm -rf build/docs/pages/hub_cards/model_card_template.md build/docs/pages/hub_cards/*/notes.md
+	sed -i.bak 's/^<details>/<details markdown>/' build/docs/pages/hub_cards/*/README.md
+	rm build/docs/pages/hub_cards/*/README.md.bak
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 style: $(VENV)/.installed-dev  ## fix what the linters can fix

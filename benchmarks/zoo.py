@@ -172,10 +172,10 @@ def write_notes(args, entry, folder):
     llm, used = find_llm_of(entry), read_results(folder / RESULTS_FILE)["recipe"]["llm_block"]
     if llm and is_local_path(used["llm_name_or_path"]):
         copy = Path(used["llm_name_or_path"]).name
-        quantized = ", a quantized copy" if copy.endswith(".gguf") else ", a copy"
+        kind = "quantized" if copy.endswith(".gguf") else "local"
         notes.append(
-            f"The LLM layer was read from `{copy}`{quantized} of {llm}. Its weights may differ from those on the Hub; "
-            "the fingerprint is that of the copy."
+            f"The LLM layer was read from `{copy}`, a {kind} copy of {llm}. Its weights may differ from those on the "
+            "Hub, and the fingerprint below is that of the copy."
         )
     text = "\n\n".join(filter(None, notes))
     if text:

@@ -253,7 +253,7 @@ def format_cell(text: Any) -> str:
 
 
 def format_number(value: Any, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
+    return "" if value is None else f"{value:#.{digits}g}"
 
 
 def check_card(folder: Path) -> None:
