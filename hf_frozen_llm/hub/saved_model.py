@@ -122,10 +122,11 @@ class SavedModel:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each saved tensor; by the configuration, if the folder has no weights."""
+        if sizes := tensor_sizes(self.folder):
+            return sizes
         block = self.config.llm_block
         is_light = block is not None and not block.save_weights
-        computed = {name: n for name, n in self.whole_sizes.items() if not (is_light and LLM_TENSORS.search(name))}
-        return tensor_sizes(self.folder) or computed
+        return {name: size for name, size in self.whole_sizes.items() if not (is_light and LLM_TENSORS.search(name))}
 
     @cached_property
     def digest(self) -> str | None:
