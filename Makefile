@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: env quickstart test host-table family-table mutants peers quality style typecheck docs bench
+.PHONY: env quickstart zoo test host-table family-table mutants peers quality style typecheck docs bench
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ env: $(VENV)/.installed-dev  ## install everything for the other targets
 
 quickstart: $(VENV)/.installed  ## train a small ViT with and without a frozen LLM layer, compare, save, predict
 	$(BIN)/python examples/quickstart.py $(ARGS)
+
+zoo: $(VENV)/.installed-dev  ## train, evaluate, describe and pack the small checkpoints; ARGS="--only NAME" for one
+	$(BIN)/python benchmarks/zoo.py --cards hub_cards $(ARGS)
 
 test: $(VENV)/.installed-dev  ## the tests; PYTEST_ARGS=--run-slow for all of them
 	$(BIN)/python tests/fetch.py
@@ -64,10 +67,13 @@ typecheck: $(VENV)/.installed-dev
 
 # The pages keep the repository's layout, so that their links work there, too; setup.py's package_dir as for mypy.
 docs: $(VENV)/.installed-dev  ## the site of README.md and docs/, with the reference, in build/docs/site; warnings are errors
-	rm -rf build/docs && mkdir -p build/docs/package build/docs/pages/benchmarks build/docs/pages/hub_cards
+	rm -rf build/docs && mkdir -p build/docs/package build/docs/pages/benchmarks
 	cp -r hf_frozen_llm build/docs/package/ && cp -r modeling build/docs/package/hf_frozen_llm/
-	cp -r docs recipes README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
-	cp -r benchmarks/results build/docs/pages/benchmarks/ && cp hub_cards/zoo.yaml build/docs/pages/hub_cards/
+	cp -r docs recipes hub_cards README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff LICENSE build/docs/pages/
+	cp -r benchmarks/results build/docs/pages/benchmarks/
+	rm -rf build/docs/pages/hub_cards/model_card_template.md build/docs/pages/hub_cards/*/notes.md
+	sed -i.bak 's/^<details>/<details markdown>/' build/docs/pages/hub_cards/*/README.md
+	rm build/docs/pages/hub_cards/*/README.md.bak
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 style: $(VENV)/.installed-dev  ## fix what the linters can fix

@@ -69,7 +69,7 @@ setup(
     package_data={
         "hf_frozen_llm": ["py.typed"],
         "hf_frozen_llm.recipes": ["**/*.yaml"],
-        "hf_frozen_llm.hub_cards": ["*"],
+        "hf_frozen_llm.hub_cards": ["model_card_template.md", "zoo.yaml"],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -38,13 +38,15 @@ from hf_frozen_llm.hub.comparison import (
 )
 from hf_frozen_llm.hub.examples import EXAMPLES_FILE, draw_examples, list_widgets
 from hf_frozen_llm.hub.licences import UNKNOWN, find_licence
-from hf_frozen_llm.hub.saved_model import SavedModel, read_saved_model
+from hf_frozen_llm.hub.saved_model import SavedModel, find_digest, read_saved_model
 from hf_frozen_llm.plotting import plot_run
-from hf_frozen_llm.training.results import digest_weights, write_text
+from hf_frozen_llm.training.results import write_text
 
 
 CARD_FILE = "README.md"
 CURVES_FILE = "training_curves.png"
+# Written by hand: facts that no results file holds.
+NOTES_FILE = "notes.md"
 RESULTS_FOLDER = ".eval_results"
 TEMPLATE = "model_card_template.md"
 # The last line of a rendered card: who changes the text above it owns the card.
@@ -64,10 +66,12 @@ def write_card(
     examples: bool = False,
     force: bool = False,
     results: dict[str, Any] | None = None,
+    needs_weights: bool = True,
 ) -> Path:
     """
     Write the model card of a saved model, `README.md`, with its figures and `.eval_results/`, from the files in its
-    folder. Given facts, and the tables of an ablation, are kept when the card is rendered again.
+    folder. Given facts, and the tables of an ablation, are kept when the card is rendered again. The text of
+    `notes.md`, if there is one, is in the card.
 
     Args:
         folder (`Path`):
@@ -88,6 +92,9 @@ def write_card(
             Whether a card that was written or changed by hand is overwritten.
         results (`dict[str, Any]`, *optional*):
             The results of a run that has not finished, instead of the results files in the folder.
+        needs_weights (`bool`, *optional*, defaults to `True`):
+            Whether a folder without weights is an error. Without them, the card has the sizes of the configuration
+            and the digest of `results.json`.
 
     Returns:
         `Path`: the card.
@@ -106,7 +113,7 @@ def write_card(
         )
     earlier = read_given_facts(folder)
     name = repo_id or folder.resolve().name
-    model = read_saved_model(folder, name, dataset or earlier.get("datasets", [None])[0], results)
+    model = read_saved_model(folder, name, dataset or earlier.get("datasets", [None])[0], results, needs_weights)
     if ablation is not None:
         copy_ablation(model, Path(ablation))
     if plain_host is not None:
@@ -145,7 +152,7 @@ def read_given_facts(folder: Path) -> dict[str, Any]:
     """Return the metadata of a card that was rendered for the same weights: licence and data may have been given."""
     card = folder / CARD_FILE
     signature = read_signature(card.read_text(encoding="utf-8")) if card.is_file() else None
-    if signature is None or signature[1] != str(digest_weights(folder))[:16]:
+    if signature is None or signature[1] != str(find_digest(folder))[:16]:
         return {}
     return metadata_load(card) or {}
 
@@ -195,12 +202,13 @@ def render(model: SavedModel, data: FrozenLLMModelCardData, name: str, has_curve
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": format_cell, "number": format_number}
     template = Path(hf_frozen_llm.hub_cards.__file__).parent / TEMPLATE
-    block, results = model.config.llm_block, model.results or {}
+    block, results, notes = model.config.llm_block, model.results or {}, model.folder / NOTES_FILE
     metric = main_metric(model)
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
         metadata=data.to_yaml(),
         name=name,
         model=model,
+        notes=notes.read_text(encoding="utf-8").strip() if notes.is_file() else None,
         block=block,
         llm=None if block is None or block.kind != "llm" else name_llm(model),
         llm_id=None if block is None else find_llm(model),
@@ -248,7 +256,7 @@ def format_cell(text: Any) -> str:
 
 
 def format_number(value: Any, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
+    return "" if value is None else f"{value:#.{digits}g}"
 
 
 def check_card(folder: Path) -> None:

@@ -131,7 +131,7 @@ def has_layer(model: SavedModel) -> bool:
 
 def describe_cost(model: SavedModel) -> dict[str, str]:
     """Return parameters, operations, bytes and speed."""
-    results = model.results or {}
+    results, block = model.results or {}, model.config.llm_block
     parameters = results.get("parameters") or count_parameters(model.meta_model)
     facts = {
         name: f"{parameters[key]:,}"
@@ -145,9 +145,12 @@ def describe_cost(model: SavedModel) -> dict[str, str]:
         facts[f"MFLOP for one input in a training step of {batch_size}"] = f"{step / 1e6:,.2f}"
     total = sum(model.sizes.values())
     facts["weights in this repository"] = format_megabytes(total)
-    if has_layer(model) and model.config.llm_block.weights != "random" and not model.config.llm_block.trainable:
+    if has_layer(model) and block.weights != "random" and not block.trainable:
         layer = sum(size for name, size in model.sizes.items() if LLM_TENSORS.search(name))
         facts["weights without the LLM layer (a light folder)"] = format_megabytes(total - layer)
+    elif block is not None and block.kind == "llm" and not block.save_weights:
+        whole = sum(model.whole_sizes.values())
+        facts["weights with the LLM layer (a self-contained folder)"] = format_megabytes(whole)
     metrics = results.get("metrics", {})
     if "train_samples_per_second" in metrics:
         device = (

@@ -62,7 +62,7 @@ def draw_examples(model: SavedModel) -> None:
             name = re.sub(r"[^\w-]", "_", model.config.id2label[label], flags=re.ASCII)
             Image.fromarray(pixels).save(model.folder / EXAMPLES_FOLDER / f"{label}_{name}.png")
     figure.tight_layout()
-    figure.savefig(model.folder / EXAMPLES_FILE)
+    figure.savefig(model.folder / EXAMPLES_FILE, dpi=100)
 
 
 def list_widgets(model: SavedModel, repo_id: str | None) -> list[dict[str, str]]:

@@ -17,7 +17,9 @@ pre { padding: .8rem; overflow-x: auto; background: #f3f4f6; border-radius: .5re
 code { font-size: .9em; }
 .table, details { margin: 1rem 0; } .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .6rem; border: 1px solid #e5e7eb; } thead th { background: #f9fafb; }
-thead th:empty { padding: 0; border: 0; }
+thead th:empty { padding: 0; border: 0; } td[style*=right] { white-space: nowrap; }
+td:nth-child(2):last-child { min-width: 5rem; overflow-wrap: anywhere; }
+td:nth-child(n+4):last-child { min-width: 7rem; }
 img { max-width: 100%; height: auto; } summary { cursor: pointer; }
 @media (max-width: 40rem) { body { font-size: 15px; } th, td { padding: .25rem .4rem; } }
 @media (prefers-color-scheme: dark) {

@@ -128,17 +128,30 @@ def push(
             repo_id = check_repository(api, repo_id, config.model_type, private, revision)
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary)
-        save_model(Path(folder), config, staging, light, with_code)
-        copy_other_files(Path(folder), staging)
-        if with_code:
-            add_code_of_processor(staging)
-        write_card_into(staging, repo_id, ablation)
-        files = sorted(path for path in staging.rglob("*") if path.is_file())
-        sizes = {path.relative_to(staging).as_posix(): path.stat().st_size for path in files}
+        sizes = stage(Path(folder), staging, repo_id, light=light, with_code=with_code, ablation=ablation)
         if dry_run:
             return Published(sizes, None)
         with explained_errors(folder, repo_id):
             return Published(sizes, upload(api, staging, repo_id, private, create_pr, revision))
+
+
+def stage(
+    folder: Path,
+    staging: Path,
+    repo_id: str | None,
+    *,
+    light: bool = False,
+    with_code: bool = False,
+    ablation: str | os.PathLike | None = None,
+) -> dict[str, int]:
+    """Write all files that are published into a new folder; return their sizes."""
+    save_model(folder, staging, light, with_code)
+    copy_other_files(folder, staging)
+    if with_code:
+        add_code_of_processor(staging)
+    write_card_into(staging, repo_id, ablation)
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    return {path.relative_to(staging).as_posix(): path.stat().st_size for path in files}
 
 
 def load_config(folder: Path) -> Any:
@@ -174,13 +187,18 @@ def check_layer(config: Any, light: bool, include_layer: bool) -> None:
         refuse_forbidden_layer(name)
 
 
-def save_model(folder: Path, config: Any, staging: Path, light: bool, with_code: bool) -> None:
-    """Save the model for publication: with or without the layer, without local paths."""
+def load_model(folder: Path) -> Any:
+    config = load_config(folder)
     name = (config.architectures or [TASK_MODELS[config.model_type].__name__])[0]
     model_class = getattr(hf_frozen_llm, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModelWithLLMBlock)):
         raise ValueError(f"{folder}/config.json names the architecture {name!r}, which is no model of this package.")
-    model: Any = model_class.from_pretrained(folder)
+    return model_class.from_pretrained(folder)
+
+
+def save_model(folder: Path, staging: Path, light: bool, with_code: bool) -> None:
+    """Save the model for publication: with or without the layer, without local paths."""
+    model = load_model(folder)
     if model.config.llm_block is not None:
         model.config.llm_block.save_weights = not light
     if with_code:
@@ -241,7 +259,7 @@ def shorten_paths(text: str) -> str:
     return LOCAL_PATH.sub(lambda match: re.split(r"[/\\]+", match[0].rstrip("/\\"))[-1], text)
 
 
-def write_card_into(staging: Path, repo_id: str, ablation: str | os.PathLike | None) -> None:
+def write_card_into(staging: Path, repo_id: str | None, ablation: str | os.PathLike | None) -> None:
     """Write the model card, unless the folder has one that was written by hand, whose numbers are checked."""
     if has_own_card(staging):
         print(f"The card is the {CARD_FILE} of the folder, which was written or changed by hand.")

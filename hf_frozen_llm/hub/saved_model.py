@@ -17,6 +17,7 @@ from hf_frozen_llm.metrics import Metric
 from hf_frozen_llm.metrics.classification import MULTI_LABEL_METRICS, SINGLE_LABEL_METRICS
 from hf_frozen_llm.tasks import Task, find_task
 from hf_frozen_llm.training.results import (
+    LLM_TENSORS,
     RESULTS_FILE,
     digest_weights,
     find_base_models,
@@ -114,12 +115,22 @@ class SavedModel:
             return getattr(hf_frozen_llm, self.architecture)(self.config)
 
     @cached_property
+    def whole_sizes(self) -> dict[str, int]:
+        """Return the bytes of each tensor by the configuration, with those that a light folder lacks."""
+        return {name: tensor.nbytes for name, tensor in self.meta_model.state_dict().items()}
+
+    @cached_property
     def sizes(self) -> dict[str, int]:
-        return tensor_sizes(self.folder)
+        """Return the bytes of each saved tensor; by the configuration, if the folder has no weights."""
+        if sizes := tensor_sizes(self.folder):
+            return sizes
+        block = self.config.llm_block
+        is_light = block is not None and not block.save_weights
+        return {name: size for name, size in self.whole_sizes.items() if not (is_light and LLM_TENSORS.search(name))}
 
     @cached_property
     def digest(self) -> str | None:
-        return digest_weights(self.folder)
+        return find_digest(self.folder)
 
     @property
     def input_kind(self) -> str:
@@ -151,8 +162,18 @@ class SavedModel:
         return known.get(name) or Metric(name, name, greater_is_better=name != "loss")
 
 
+def find_digest(folder: Path) -> str | None:
+    """Return the digest of a folder's weights; of a folder without weights, the one in its results."""
+    file = folder / RESULTS_FILE
+    return digest_weights(folder) or (read_results(file).get("weights_digest") if file.is_file() else None)
+
+
 def read_saved_model(
-    folder: Path, name: str, dataset_id: str | None = None, results: dict[str, Any] | None = None
+    folder: Path,
+    name: str,
+    dataset_id: str | None = None,
+    results: dict[str, Any] | None = None,
+    needs_weights: bool = True,
 ) -> SavedModel:
     """
     Read a saved model and its results files.
@@ -162,13 +183,14 @@ def read_saved_model(
         name (`str`): the name of the model in commands.
         dataset_id (`str`, *optional*): the id on the Hub of the training data, if the run read a local copy.
         results (`dict[str, Any]`, *optional*): the results so far, instead of the files.
+        needs_weights (`bool`, *optional*, defaults to `True`): whether a folder without weights is an error.
 
     Raises:
         `OSError`: if there is no such folder.
         `ValueError`: if it is not a model of this package, or if a results file belongs to other weights.
     """
     config = load_own_config(str(folder))
-    if not any(folder.glob("model*.safetensors")):
+    if needs_weights and not any(folder.glob("model*.safetensors")):
         raise ValueError(f"{folder} has a config.json, but no weights (model.safetensors).")
     file, so_far = folder / RESULTS_FILE, results
     if so_far is None and file.is_file():

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The planned checkpoints, `hub_cards/zoo.yaml`."""
+"""The model zoo, `hub_cards/zoo.yaml`."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,6 @@ import hf_frozen_llm.hub_cards
 
 
 def read_zoo() -> dict[str, Any]:
-    """Return the planned checkpoints, and the licences of their language models."""
+    """Return the small and the planned checkpoints, their data, and the licences of their language models."""
     file = Path(hf_frozen_llm.hub_cards.__file__).parent / "zoo.yaml"
     return yaml.safe_load(file.read_text(encoding="utf-8"))
