@@ -26,6 +26,7 @@ from hf_frozen_llm.training.results import (
     failing_run,
     find_base_models,
     find_git_revision,
+    load_saved_config,
     to_json,
     write_confusion_matrix,
     write_json,
@@ -111,7 +112,7 @@ def train_run(run: Run) -> dict[str, Any]:
 def collect_results(run: Run, trainer: Any, training_set: TrainingSetFacts) -> dict[str, Any]:
     """Return the results of a run so far, without the metrics of the evaluation at its end."""
     args, state = run.args, trainer.state
-    has_best = args.load_best_model_at_end and state.best_global_step
+    has_best = args.load_best_model_at_end and state.best_global_step and not trainer.is_in_train
     return {
         "metrics": {},
         "parameters": count_parameters(run.model),
@@ -156,13 +157,14 @@ def check_push(folder: Path, block: Any) -> None:
 
 def push_results(run: Run, repo_id: str) -> None:
     """Push the finished run: its card and results beside the model that is on the Hub already."""
-    block, args = run.model.config.llm_block, run.args
-    has_layer = block is not None and block.save_weights
+    args = run.args
+    block = load_saved_config(str(args.output_dir)).llm_block  # saving has decided whether the layer is left out
+    is_light = block is not None and block.kind == "llm" and not block.save_weights
     push(
         str(args.output_dir),
         repo_id,
-        light=block is not None and not has_layer,
-        include_layer=has_layer,
+        light=is_light,
+        include_layer=not is_light,
         revision=args.hub_revision,
         token=args.hub_token,
     )

@@ -142,6 +142,19 @@ def test_the_card_of_an_unfinished_run(recipe, llm, hub, tmp_path):
     assert "| 24 |" in last
 
 
+@pytest.mark.parametrize(
+    "flags", [["--llm_block.weights", "random"], ["--llm_block.kind", "mlp"], ["--llm_block", "null"]]
+)
+def test_models_without_a_layer_to_read_again(flags, recipe, llm, hub, tmp_path):
+    """`save_weights: false` leaves out only what can be read again."""
+    light = ["--llm_block.save_weights", "false"] if flags[1] != "null" else []
+    train(recipe, llm, tmp_path / "run", *flags, *light, "--save_strategy", "no")
+    *_, (commit, folder) = commits_with_models(hub).items()
+    assert (folder / "results.json").is_file()
+    expected = logits(ViTWithLLMBlockForImageClassification.from_pretrained(tmp_path / "run"))
+    assert torch.equal(logits(load_elsewhere(commit, tmp_path)), expected)
+
+
 def test_lora_is_pushed_when_it_is_merged(recipe, own_llm, hub, tmp_path, caplog):
     logging.getLogger("transformers").propagate = True
     with caplog.at_level(logging.WARNING):
