@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 from paths import REPO
 from PIL import Image
-from tiny_runs import TINY, make_clouds, make_frames, write_parquet, write_video
+from tiny_runs import TINY, make_frames, write_parquet, write_video
 from transformers import AutoConfig
 
 import hf_frozen_llm
@@ -29,7 +29,7 @@ from hf_frozen_llm.training.recipe import read_recipe, recipe_from_dict
 CARDS = REPO / "hub_cards"
 ZOO = read_zoo()
 NAMES = sorted(path.parent.name for path in CARDS.glob("*/README.md"))
-MAX_PICTURES = 200_000  # bytes of a card
+MAX_PICTURES = 600_000  # bytes of a card
 
 
 def read_files(folder):
@@ -39,7 +39,7 @@ def read_files(folder):
 
 
 def test_cards_are_those_of_small_checkpoints():
-    assert {"vit-tiny-cifar10", "vit-tiny-cifar10-smollm2"} <= set(NAMES) <= set(ZOO["small"])
+    assert set(NAMES) == set(ZOO["small"])
     assert NAMES == sorted(path.name for path in CARDS.iterdir() if path.is_dir() and path.name != "__pycache__")
 
 
@@ -168,7 +168,7 @@ def test_code_of_a_card_runs(name, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (48, 40)).save("picture.jpg")
     write_video(Path("video.mkv"), make_frames(9)).rename("video.mp4")
-    np.save("points.npy", make_clouds(1)[0][0])
+    np.save("points.npy", np.random.default_rng(0).normal(size=(1024, 3)))
     labels = json.loads((CARDS / name / "config.json").read_text(encoding="utf-8"))["label2id"]
     blocks = re.findall(r"^```python\n(.*?)^```", (CARDS / name / "README.md").read_text("utf-8"), re.DOTALL | re.M)
     assert blocks
