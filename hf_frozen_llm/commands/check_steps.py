@@ -5,7 +5,6 @@ import importlib.util
 import math
 import os
 import re
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from hf_frozen_llm.data.datasets import HFDataset
 from hf_frozen_llm.tasks.classification import MULTI_LABEL
 from hf_frozen_llm.tasks.task import Batch
 from hf_frozen_llm.training.optimizer import group_patterns
+from hf_frozen_llm.training.results import measure_memory
 from hf_frozen_llm.training.run import Run, Settings, build_training_arguments
 from hf_frozen_llm.training.trainer import TaskTrainer
 
@@ -178,15 +178,12 @@ def check_steps(run: Run, steps: int, report: Report) -> TaskTrainer:
 
 
 def describe_memory(device: torch.device) -> str:
-    if device.type == "cuda":
-        peak = format_bytes(torch.cuda.max_memory_allocated(device))
-        return f"{peak} allocated at most on {torch.cuda.get_device_name(device)}"
-    if sys.platform == "win32":
+    peak = measure_memory(device)
+    if peak is None:
         return "not measured on Windows"
-    import resource
-
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{format_bytes(resident)} at most, of the whole process (resident set)"
+    if device.type == "cuda":
+        return f"{format_bytes(peak)} allocated at most on {torch.cuda.get_device_name(device)}"
+    return f"{format_bytes(peak)} at most, of the whole process (resident set)"
 
 
 def check_evaluation(run: Run, trainer: TaskTrainer, rows: HFDataset, report: Report) -> None:

@@ -158,6 +158,11 @@ def describe_cost(model: SavedModel) -> dict[str, str]:
         )
         facts["training time"] = f"{results['train_time_seconds']:,.0f} s on {device}"
         facts["training examples a second"] = f"{metrics['train_samples_per_second']:,.1f}"
+    if (peak := results.get("peak_memory_bytes")) is not None:
+        where = (
+            "of the whole process (resident set)" if results["device"].startswith("cpu") else "allocated on one GPU"
+        )
+        facts["peak memory of the training"] = f"{format_megabytes(peak)}, {where}"
     if "eval_samples_per_second" in metrics:
         facts["evaluated examples a second"] = f"{metrics['eval_samples_per_second']:,.1f}"
     return facts

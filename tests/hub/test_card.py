@@ -170,6 +170,8 @@ def test_facts_of_the_training(run):
     assert "Trained on 60 rows of the split `train`" in text and "| ant | 10 |" in text
     assert "### Most difficult classes" in text
     assert f"| parameters | {results['parameters']['total']:,} |" in text
+    peak = f"{results['peak_memory_bytes'] / 1e6:,.2f} MB, of the whole process (resident set)"
+    assert f"| peak memory of the training | {peak} |" in text
     assert f"- torch {results['versions']['torch']}\n" in text
 
 

@@ -66,6 +66,7 @@ def test_results(finished_run, recipe, data, llm):
     assert results["seed"] == 42
     assert "git_revision" in results
     assert 0 < results["train_time_seconds"] < 600
+    assert 1e8 < results["peak_memory_bytes"] < 1e11
     assert results["resumed_from_checkpoint"] is None
     assert [row["step"] for row in results["log_history"] if "loss" in row] == [5, 10, 15, 20]
     assert [row["step"] for row in results["log_history"] if row.get("update_ratio", 0) > 0] == [5, 10, 15, 20]
