@@ -133,15 +133,14 @@ def find_llm_of(entry):
 
 def find_data(args, name):
     """Return the path or Hub id of the data; make them, if they are not there."""
-    cifar10 = args.cifar10 or find_dataset(args.cache_dir)
     if name == "cifar10":
-        return cifar10
+        return args.cifar10 or find_dataset(args.cache_dir)
     given = args.furniture if name == "furniture" else args.moving_pictures
     made = args.work_dir / ("furniture_points.npz" if name == "furniture" else "moving_pictures")
     if given is None and not made.exists():
         script = "furniture_points.py" if name == "furniture" else "moving_pictures.py"
         made.parent.mkdir(parents=True, exist_ok=True)
-        flags = ["--dataset", cifar10] if name == "moving_pictures" else []
+        flags = ["--dataset", find_data(args, "cifar10")] if name == "moving_pictures" else []
         command = [sys.executable, str(REPO / "examples" / script), "--output", str(made), *flags]
         if subprocess.run(command).returncode:
             sys.exit(f"zoo: {script} failed, see above.")

@@ -2,7 +2,6 @@
 """Runs whose cards are tested: their recipe and kinds, and what a test reads of a card."""
 
 import json
-import re
 
 from huggingface_hub import ModelCard
 from tiny_runs import TINY, TINY_DINOV2, TINY_POINT_BERT, TINY_SWIN, TINY_VIDEOMAE
@@ -45,7 +44,3 @@ def read_card(folder):
 def change(file, **entries):
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, **entries}))
-
-
-def python_blocks(text):
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

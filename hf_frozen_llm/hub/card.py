@@ -34,7 +34,6 @@ from hf_frozen_llm.hub.comparison import (
     compare_variants,
     copy_ablation,
     copy_plain_host,
-    main_metric,
 )
 from hf_frozen_llm.hub.examples import EXAMPLES_FILE, draw_examples, list_widgets
 from hf_frozen_llm.hub.licences import UNKNOWN, find_licence
@@ -178,7 +177,7 @@ def draw_curves(model: SavedModel) -> bool:
     history = (model.results or {}).get("log_history", [])
     if any("loss" in entry for entry in history) and find_spec("matplotlib") is not None:
         temporary = file.with_name(f".{file.name}")
-        plot_run(temporary, history, main_metric(model), (model.results or {}).get("saved_step"))
+        plot_run(temporary, history, model.main_metric, (model.results or {}).get("saved_step"))
         temporary.replace(file)
         return True
     return False
@@ -203,7 +202,7 @@ def render(model: SavedModel, data: FrozenLLMModelCardData, name: str, has_curve
     environment.filters |= {"cell": format_cell, "number": format_number}
     template = Path(hf_frozen_llm.hub_cards.__file__).parent / TEMPLATE
     block, results, notes = model.config.llm_block, model.results or {}, model.folder / NOTES_FILE
-    metric = main_metric(model)
+    metric = model.main_metric
     text = environment.from_string(template.read_text(encoding="utf-8")).render(
         metadata=data.to_yaml(),
         name=name,

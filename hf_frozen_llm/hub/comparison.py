@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from hf_frozen_llm.hub.saved_model import SavedModel, strip_prefix
-from hf_frozen_llm.metrics import Metric
 from hf_frozen_llm.training.results import RESULTS_FILE, read_results
 
 
@@ -39,7 +38,7 @@ def read_runs(model: SavedModel, ablation: Path) -> pd.DataFrame:
         `ValueError`: if they lack the metric of the model's task, or are of other data.
     """
     runs = pd.read_csv(ablation / "ablation.csv")
-    column = f"eval_{main_metric(model).name}"
+    column = f"eval_{model.main_metric.name}"
     if missing := {column, "variant", "seed"} - set(runs.columns):
         raise ValueError(f"{ablation / 'ablation.csv'} has no column {sorted(missing)[0]}: it is of another task.")
     names = {Path(name).name for name in runs["dataset_name"].dropna()} if "dataset_name" in runs else set()
@@ -51,16 +50,12 @@ def read_runs(model: SavedModel, ablation: Path) -> pd.DataFrame:
     return runs
 
 
-def main_metric(model: SavedModel) -> Metric:
-    return model.task.find_main_metric({"problem_type": getattr(model.config, "problem_type", None)})
-
-
 def compare_variants(model: SavedModel) -> dict[str, Any] | None:
     """Return the table of an ablation that is in the folder of the model."""
     folder = model.folder / ABLATION_FOLDER
     if not (folder / "ablation.csv").is_file():
         return None
-    metric, runs = main_metric(model), read_runs(model, folder)
+    metric, runs = model.main_metric, read_runs(model, folder)
     differences = {}
     if (folder / "differences.csv").is_file():
         differences = pd.read_csv(folder / "differences.csv").set_index("variant").to_dict("index")
@@ -120,7 +115,7 @@ def compare_plain_host(model: SavedModel) -> dict[str, Any] | None:
     file = model.folder / PLAIN_HOST_FILE
     if not file.is_file():
         return None
-    metric, plain = main_metric(model), read_results(file)
+    metric, plain = model.main_metric, read_results(file)
     check_plain_host(model, plain, file)
     rows = []
     for name, results in (("this model", model.results or {}), ("plain host", plain)):

@@ -150,11 +150,14 @@ class SavedModel:
         known = (self.results or {}).get("base_models")
         return known or find_base_models(self.config, self.recipe.get("host", {}).get("name_or_path"))
 
+    @property
+    def main_metric(self) -> Metric:
+        return self.task.find_main_metric({"problem_type": getattr(self.config, "problem_type", None)})
+
     def find_metric(self, name: str) -> Metric:
         """Return the description of a metric."""
-        main = self.task.find_main_metric({"problem_type": getattr(self.config, "problem_type", None)})
-        if name == main.name:
-            return main
+        if name == self.main_metric.name:
+            return self.main_metric
         if name == "top5":
             return Metric("top5", "top-5", is_share=True)
         several = getattr(self.config, "problem_type", None) == "multi_label_classification"

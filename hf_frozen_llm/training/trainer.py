@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, get_last_checkpoint
 from transformers.utils import PushInProgress, logging
@@ -34,7 +35,6 @@ from hf_frozen_llm.training.results import without_infinite, write_json
 logger = logging.get_logger(__name__)
 
 RECIPE_FILE = "recipe.json"
-TRAINING_ARGS_NAME = "training_args.bin"  # which may hold a token, so that it is not published
 # Steps in a row that the scaler of fp16 may skip: it begins far too high, and halves its scale at each of them.
 MAX_SKIPPED_STEPS = 50
 
@@ -249,7 +249,7 @@ class TaskTrainer(Trainer):
         is_published = not is_checkpoint and (self.args.push_to_hub or _internal_call)
         with publishing() if is_published else nullcontext():
             super().save_model(output_dir, _internal_call)
-        if is_published and self.args.should_save:
+        if is_published and self.args.should_save:  # it may hold a token
             Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
         if is_checkpoint and hasattr(self, "_tr_loss"):
             losses: Any = nested_gather(self._tr_loss, self.args.parallel_mode)

@@ -11,8 +11,9 @@ import datasets
 import numpy as np
 import pytest
 import yaml
-from card_runs import DATASET, KINDS, LLM_ID, RECIPE, change, python_blocks, read_card
+from card_runs import DATASET, KINDS, LLM_ID, RECIPE, change, read_card
 from huggingface_hub import parse_eval_result_entries
+from pages import blocks
 from PIL import Image
 from tiny_runs import (
     CLASSES,
@@ -43,9 +44,9 @@ def test_code_runs(kind, run, tmp_path, monkeypatch, capsys, caplog):
     Image.new("RGB", (20, 24)).save("picture.jpg")
     write_video(Path("video.mkv"), make_frames(9)).rename("video.mp4")
     np.save("points.npy", make_clouds(1)[0][0])
-    blocks = python_blocks(read_card(folder)[1])
-    assert len(blocks) == (1 if kind == "points" else 2)
-    for block in blocks:
+    snippets = blocks("python", read_card(folder)[1])
+    assert len(snippets) == (1 if kind == "points" else 2)
+    for block in snippets:
         capsys.readouterr()
         exec(block, {})
         output = capsys.readouterr().out
@@ -77,7 +78,7 @@ def test_code_runs_without_the_package(run, tmp_path):
     text = read_card(folder)[1]
     assert "Without the package, the code in this repository does the same." in text
     Image.new("RGB", (20, 24)).save(tmp_path / "picture.jpg")
-    code = WITHOUT_THE_PACKAGE + python_blocks(text)[2]
+    code = WITHOUT_THE_PACKAGE + blocks("python", text)[2]
     output = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True)
     assert output.split()[-1] in CLASSES
 
@@ -225,7 +226,7 @@ def test_headless_model(tmp_path, llm, monkeypatch):
         assert title not in text
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 24)).save("picture.jpg")
-    extract, auto = python_blocks(text)
+    extract, auto = blocks("python", text)
     names: dict = {}
     exec(extract, names)
     exec(auto, names)
@@ -284,7 +285,7 @@ def test_multi_label(data, llm, tmp_path, monkeypatch, capsys):
     assert "| macro F1 |" in text and "| ant | 10 |" in text and "### Most difficult classes" in text
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 24)).save("picture.jpg")
-    for block in python_blocks(text):
+    for block in blocks("python", text):
         exec(block, {})
     write_card(tmp_path / "model", examples=True)
     assert (tmp_path / "model" / "examples.png").is_file()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from pages import blocks
 from paths import REPO
 from PIL import Image
 from tiny_runs import TINY, make_frames, write_parquet, write_video
@@ -170,9 +171,9 @@ def test_code_of_a_card_runs(name, tmp_path, monkeypatch, capsys, caplog):
     write_video(Path("video.mkv"), make_frames(9)).rename("video.mp4")
     np.save("points.npy", np.random.default_rng(0).normal(size=(1024, 3)))
     labels = json.loads((CARDS / name / "config.json").read_text(encoding="utf-8"))["label2id"]
-    blocks = re.findall(r"^```python\n(.*?)^```", (CARDS / name / "README.md").read_text("utf-8"), re.DOTALL | re.M)
-    assert blocks
-    for block in blocks:
+    snippets = blocks("python", (CARDS / name / "README.md").read_text("utf-8"))
+    assert snippets
+    for block in snippets:
         capsys.readouterr()
         exec(block, {})
         output = capsys.readouterr().out
