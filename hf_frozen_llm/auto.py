@@ -8,14 +8,20 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
+    AutoModelForVisualQuestionAnswering,
 )
 
 from .modeling.configuration_llm_block import LLMBlockConfig
+from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
+from .modeling.modeling_meter_with_llm_block import (
+    MeterWithLLMBlockForVisualQuestionAnswering,
+    MeterWithLLMBlockModel,
+)
 from .modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
 from .modeling.modeling_videomae_with_llm_block import (
     VideoMAEWithLLMBlockForVideoClassification,
@@ -37,6 +43,7 @@ TASK_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
     "vision_with_llm_block": VisionWithLLMBlockForImageClassification,
     "videomae_with_llm_block": VideoMAEWithLLMBlockForVideoClassification,
     "point_bert_with_llm_block": PointBertWithLLMBlockForPointCloudClassification,
+    "meter_with_llm_block": MeterWithLLMBlockForVisualQuestionAnswering,
 }
 
 AutoConfig.register("llm_block", LLMBlockConfig, exist_ok=True)
@@ -63,3 +70,10 @@ AutoModelForVideoClassification.register(
 AutoConfig.register("point_bert_with_llm_block", PointBertWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(PointBertWithLLMBlockConfig, PointBertWithLLMBlockForPointCloudClassification, exist_ok=True)
 AutoFeatureExtractor.register(PointBertWithLLMBlockConfig, PointCloudProcessor, exist_ok=True)
+
+# transformers has no Auto class for retrieval.
+AutoConfig.register("meter_with_llm_block", MeterWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(MeterWithLLMBlockConfig, MeterWithLLMBlockModel, exist_ok=True)
+AutoModelForVisualQuestionAnswering.register(
+    MeterWithLLMBlockConfig, MeterWithLLMBlockForVisualQuestionAnswering, exist_ok=True
+)
