@@ -31,6 +31,7 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from .version import __version__
 
@@ -66,6 +67,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "LLMBlock",
     "LLMBlockConfig",
+    "MeterImageProcessor",
+    "MeterProcessor",
     "MeterWithLLMBlockConfig",
     "MeterWithLLMBlockForImageTextRetrieval",
     "MeterWithLLMBlockForVisualQuestionAnswering",

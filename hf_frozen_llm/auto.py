@@ -5,10 +5,12 @@ from transformers import (
     AutoBackbone,
     AutoConfig,
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
     AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
 )
 
 from .modeling.configuration_llm_block import LLMBlockConfig
@@ -34,6 +36,7 @@ from .modeling.modeling_vision_with_llm_block import (
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
 from .modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from .modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 
 
@@ -77,3 +80,7 @@ AutoModel.register(MeterWithLLMBlockConfig, MeterWithLLMBlockModel, exist_ok=Tru
 AutoModelForVisualQuestionAnswering.register(
     MeterWithLLMBlockConfig, MeterWithLLMBlockForVisualQuestionAnswering, exist_ok=True
 )
+AutoImageProcessor.register(
+    MeterWithLLMBlockConfig, image_processor_classes={"pil": MeterImageProcessor}, exist_ok=True
+)
+AutoProcessor.register(MeterWithLLMBlockConfig, MeterProcessor, exist_ok=True)

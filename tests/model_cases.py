@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
     AutoModelForVisualQuestionAnswering,
+    RobertaTokenizer,
     VideoMAEForVideoClassification,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -28,6 +29,8 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 
 from hf_frozen_llm import (
     LLMBlockConfig,
+    MeterImageProcessor,
+    MeterProcessor,
     MeterWithLLMBlockConfig,
     MeterWithLLMBlockForImageTextRetrieval,
     MeterWithLLMBlockForVisualQuestionAnswering,
@@ -84,15 +87,15 @@ class ModelCase:
         output (`str`, *optional*, defaults to `"logits"`): the main output.
         head (`tuple[str, ...]`, *optional*): modules besides the host and the block.
         invariant (`set[str]`, *optional*): parameters of the head on which the loss does not depend.
-        auto_class (`type` or `None`, *optional*, defaults to `AutoModel`): the Auto class of `model_class`, if there is
-            one.
+        auto_class (`type` or `None`, *optional*, defaults to `AutoModel`): the Auto class of `model_class`, if it
+            has one.
         plain_class (`type`, *optional*): transformers' own class of the same function without a block.
         positions (`tuple[int, ...]`, *optional*): the possible positions of the block.
         layers (`Callable[[model, dict[str, Tensor]], list[Callable]]`, *optional*): the host's layers as functions of
             only the hidden states, for a model whose block can run before some of them.
         base_kwargs (`dict[str, Any]`, *optional*): arguments of `base_class` that omit modules that no head uses.
         processor (`Callable[[], Any]`, *optional*): builds the processor.
-        sample (`Callable[[], Any]`, *optional*): one example for the processor.
+        sample (`Callable[[], Any]`, *optional*): one example for the processor, or a dictionary of its arguments.
         pipeline (`str`, *optional*): transformers' pipeline that takes the sample.
     """
 
@@ -121,6 +124,11 @@ class ModelCase:
     def loader(self) -> Any:
         """The class that loads a saved `model_class`."""
         return self.auto_class or self.model_class
+
+    def process(self, processor: Any) -> Tensors:
+        sample = self.sample()
+        arguments = ((), sample) if isinstance(sample, dict) else ((sample,), {})
+        return processor(*arguments[0], **arguments[1], return_tensors="pt")
 
     def build(self, llm_block: LLMBlockConfig | None, model_class: type | None = None, **fields: Any) -> Model:
         """Build a model with the same weights at every call; the host's are random, its norms' too."""
@@ -336,6 +344,12 @@ def fused(model: Model, hidden_states: torch.Tensor) -> torch.Tensor:
     return model.meter.pool(text, hidden_states)
 
 
+def tokenizer() -> RobertaTokenizer:
+    """The special tokens of RoBERTa, a space, and some letters."""
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", *"acdeorst"]
+    return RobertaTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}, merges=[])
+
+
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 METER_QUESTIONS = ModelCase(
     config_class=MeterWithLLMBlockConfig,
@@ -371,6 +385,10 @@ METER_QUESTIONS = ModelCase(
     targets=lambda batch: {"labels": torch.eye(3)[torch.arange(batch) % 3]},
     head=("classifier",),
     auto_class=AutoModelForVisualQuestionAnswering,
+    processor=lambda: MeterProcessor(
+        MeterImageProcessor({"shortest_edge": 8}), tokenizer(), ["cat", "dog", "bird"], max_length=6
+    ),
+    sample=lambda: {"images": image(), "text": "cats"},
 )
 METER_RETRIEVAL = dataclasses.replace(
     METER_QUESTIONS,
