@@ -70,11 +70,9 @@ class MeterWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         """Return valid inputs of one example, on the default device: a text of 8 tokens."""
         vision_config = cast(CLIPVisionConfig, self.config.vision_config)
         shape = (1, vision_config.num_channels, vision_config.image_size, vision_config.image_size)
-        tokens = torch.zeros(1, 8, dtype=torch.long)
         return {
             "pixel_values": torch.zeros(shape, dtype=self.dtype),
-            "input_ids": tokens,
-            "attention_mask": torch.ones_like(tokens),
+            "input_ids": torch.zeros(1, 8, dtype=torch.long),
         }
 
     def _build(self, config: MeterWithLLMBlockConfig) -> None:
