@@ -5,13 +5,15 @@ from transformers import (
     AutoBackbone,
     AutoConfig,
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
     AutoModelForVisualQuestionAnswering,
     AutoProcessor,
 )
+
+# In 5.17, `transformers.AutoImageProcessor` itself needs torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig

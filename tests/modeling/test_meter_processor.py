@@ -10,7 +10,8 @@ from model_cases import METER_QUESTIONS, image
 from paths import shared_dir
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_frozen_llm import MeterImageProcessor, MeterProcessor
 
