@@ -163,7 +163,7 @@ class MeterModel(PreTrainedModel):
 
     def image_token_mask(self, pixel_mask: torch.Tensor) -> torch.Tensor:
         """Return the mask of the image tokens: a patch is padding if none of its pixels is one of the image."""
-        patch_size = cast(CLIPVisionConfig, self.config.vision_config).patch_size
+        patch_size = cast(Any, self.config.vision_config).patch_size
         patches = nn.functional.max_pool2d(pixel_mask[:, None].float(), patch_size).flatten(1).long()
         return nn.functional.pad(patches, (1, 0), value=1)
 

@@ -67,7 +67,8 @@ class MeterImageProcessor(BaseImageProcessor):
         Returns:
             `BatchFeature`: `pixel_values` of shape `(images, 3, size, size)`, float32.
         """
-        pixels = torch.stack([self._prepare(to_pil_image(image)) for image in make_flat_list_of_images(images)])
+        flat: Any = make_flat_list_of_images(images)
+        pixels = torch.stack([self._prepare(to_pil_image(image)) for image in flat])
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
         pixel_values = (pixels.float() / 255 - mean) / std
         return BatchFeature({"pixel_values": pixel_values}, tensor_type="pt").convert_to_tensors(return_tensors)
@@ -127,7 +128,7 @@ class MeterProcessor(ProcessorMixin):
         self.answers = answers
         self.max_length = max_length
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: ImageInput | None = None,
         text: str | list[str] | None = None,
