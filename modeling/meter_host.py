@@ -138,8 +138,8 @@ class MeterModel(PreTrainedModel):
         pixel_values, input_ids = self._check_inputs(pixel_values, input_ids, attention_mask, pixel_mask)
         image_mask = None if pixel_mask is None else self.image_token_mask(pixel_mask)
         image = self.encode_image(pixel_values, image_mask)
-        if len(input_ids) != len(image):
-            texts = len(input_ids) // len(image)
+        if input_ids.shape[0] != image.shape[0]:
+            texts = input_ids.shape[0] // image.shape[0]
             image = image.repeat_interleave(texts, dim=0)
             image_mask = None if image_mask is None else image_mask.repeat_interleave(texts, dim=0)
         return MeterTokens(self.encode_text(input_ids, attention_mask), image, attention_mask, image_mask)
@@ -220,10 +220,11 @@ class MeterModel(PreTrainedModel):
                 f"= (batch, {', '.join(map(str, expected))}), by num_channels and image_size of vision_config. Use "
                 "the model's processor."
             )
-        if input_ids.ndim != 2 or len(input_ids) % len(pixel_values):
+        images = pixel_values.shape[0]  # `len` would be a constant in an exported model
+        if input_ids.ndim != 2 or input_ids.shape[0] % images:
             raise ValueError(
                 f"input_ids has the shape {tuple(input_ids.shape)}; it must be (batch, text tokens), with a text, or "
-                f"equally many texts in a row, for each of the {len(pixel_values)} images of pixel_values."
+                f"equally many texts in a row, for each of the {images} images of pixel_values."
             )
         longest = text_config.max_position_embeddings - cast(int, text_config.pad_token_id) - 1
         if input_ids.shape[1] > longest:
@@ -233,7 +234,7 @@ class MeterModel(PreTrainedModel):
             )
         for name, mask, shape in (
             ("attention_mask", attention_mask, input_ids.shape),
-            ("pixel_mask", pixel_mask, (len(pixel_values), *expected[1:])),
+            ("pixel_mask", pixel_mask, (images, *expected[1:])),
         ):
             if mask is not None and mask.shape != shape:
                 raise ValueError(f"{name} has the shape {tuple(mask.shape)}; it must be {tuple(shape)}.")
