@@ -23,6 +23,7 @@ from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConf
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
 from .modeling.modeling_meter_with_llm_block import (
+    MeterWithLLMBlockForImageTextRetrieval,
     MeterWithLLMBlockForVisualQuestionAnswering,
     MeterWithLLMBlockModel,
 )
@@ -49,6 +50,10 @@ TASK_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
     "videomae_with_llm_block": VideoMAEWithLLMBlockForVideoClassification,
     "point_bert_with_llm_block": PointBertWithLLMBlockForPointCloudClassification,
     "meter_with_llm_block": MeterWithLLMBlockForVisualQuestionAnswering,
+}
+# by class name: models that share a model type with one of those
+OTHER_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
+    "MeterWithLLMBlockForImageTextRetrieval": MeterWithLLMBlockForImageTextRetrieval,
 }
 
 AutoConfig.register("llm_block", LLMBlockConfig, exist_ok=True)

@@ -11,6 +11,8 @@ from transformers.initialization import meta_device_safe_creation_ops
 from hf_frozen_llm import (
     LLMBlockConfig,
     MeterWithLLMBlockConfig,
+    MeterWithLLMBlockForImageTextRetrieval,
+    MeterWithLLMBlockForVisualQuestionAnswering,
     PointBertWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
@@ -66,6 +68,17 @@ def test_counts(name, with_block):
     forward, step = count_flops(config, batch_size=4)
     frozen_forward, frozen_step = count_flops(config, batch_size=4, freeze_host=True)
     assert (forward, step, frozen_step) == COUNTS[name, with_block] and frozen_forward == forward
+
+
+def test_two_models_of_one_type():
+    config = make_config("meter")
+    assert type(build_on_meta(config)) is MeterWithLLMBlockForVisualQuestionAnswering
+    config.architectures = ["MeterWithLLMBlockForImageTextRetrieval"]
+    model = build_on_meta(config)
+    assert type(model) is MeterWithLLMBlockForImageTextRetrieval
+    head = 2 * config.hidden_size
+    in_questions = head**2 + 7 * head  # multiply-adds of the classifier of answers
+    assert COUNTS["meter", True][0] - count_flops(config, batch_size=4)[0] == 2 * (in_questions - 3 * head)
 
 
 def test_products_by_hand():
