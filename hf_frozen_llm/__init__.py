@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from . import auto
 from .modeling.configuration_llm_block import LLMBlockConfig
+from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
+from .modeling.modeling_meter_with_llm_block import (
+    MeterWithLLMBlockForImageTextRetrieval,
+    MeterWithLLMBlockForVisualQuestionAnswering,
+    MeterWithLLMBlockModel,
+)
 from .modeling.modeling_point_bert_with_llm_block import (
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
@@ -25,6 +31,7 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from .version import __version__
 
@@ -60,6 +67,12 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "LLMBlock",
     "LLMBlockConfig",
+    "MeterImageProcessor",
+    "MeterProcessor",
+    "MeterWithLLMBlockConfig",
+    "MeterWithLLMBlockForImageTextRetrieval",
+    "MeterWithLLMBlockForVisualQuestionAnswering",
+    "MeterWithLLMBlockModel",
     "PointBertWithLLMBlockConfig",
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",

@@ -10,6 +10,9 @@ from transformers.initialization import meta_device_safe_creation_ops
 
 from hf_frozen_llm import (
     LLMBlockConfig,
+    MeterWithLLMBlockConfig,
+    MeterWithLLMBlockForImageTextRetrieval,
+    MeterWithLLMBlockForVisualQuestionAnswering,
     PointBertWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
@@ -21,11 +24,13 @@ from hf_frozen_llm.flops import build_on_meta, count_flops
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 IMAGES = {"image_size": 32, "patch_size": 8}
 DINOV2 = {"model_type": "dinov2", "mlp_ratio": 2, **IMAGES, **SIZES}
+METER = {"vision_config": {**SIZES, **IMAGES}, "text_config": {**SIZES, "vocab_size": 9}}
 CONFIGS = {
     "vit": (ViTWithLLMBlockConfig, {**SIZES, **IMAGES}),
     "vision": (VisionWithLLMBlockConfig, {"vision_config": DINOV2}),
     "videomae": (VideoMAEWithLLMBlockConfig, {**SIZES, **IMAGES, "num_frames": 4}),
     "point_bert": (PointBertWithLLMBlockConfig, {**SIZES, "num_groups": 16, "group_size": 8}),
+    "meter": (MeterWithLLMBlockConfig, {**SIZES, **METER}),
 }
 LLAMA = {
     "model_type": "llama",
@@ -52,6 +57,8 @@ COUNTS = {
     ("videomae", True): (4719040, 11535680, 8193344),
     ("point_bert", False): (110153472, 330349824, 110193408),
     ("point_bert", True): (111550464, 333811712, 113583616),
+    ("meter", False): (2354560, 6867072, 2364544),
+    ("meter", True): (2541440, 7425664, 2885760),
 }
 
 
@@ -61,6 +68,17 @@ def test_counts(name, with_block):
     forward, step = count_flops(config, batch_size=4)
     frozen_forward, frozen_step = count_flops(config, batch_size=4, freeze_host=True)
     assert (forward, step, frozen_step) == COUNTS[name, with_block] and frozen_forward == forward
+
+
+def test_two_models_of_one_type():
+    config = make_config("meter")
+    assert type(build_on_meta(config)) is MeterWithLLMBlockForVisualQuestionAnswering
+    config.architectures = ["MeterWithLLMBlockForImageTextRetrieval"]
+    model = build_on_meta(config)
+    assert type(model) is MeterWithLLMBlockForImageTextRetrieval
+    head = 2 * config.hidden_size
+    in_questions = head**2 + 7 * head  # multiply-adds of the classifier of answers
+    assert COUNTS["meter", True][0] - count_flops(config, batch_size=4)[0] == 2 * (in_questions - 3 * head)
 
 
 def test_products_by_hand():
@@ -100,7 +118,7 @@ def test_the_models_own_loss_has_the_same_count(name):
     model = build_on_meta(make_config(name)).train()
     with torch.device("meta"):
         inputs = {key: tensor[:1].expand(4, *tensor.shape[1:]) for key, tensor in model.dummy_inputs.items()}
-        labels = torch.zeros(4, dtype=torch.long)
+        labels = torch.zeros(4, 7) if name == "meter" else torch.zeros(4, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model(**inputs, labels=labels).loss.backward()
     assert counter.get_total_flops() / 4 == count_flops(make_config(name), batch_size=4)[1]

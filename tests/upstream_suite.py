@@ -93,6 +93,7 @@ modeling_auto.MODEL_MAPPING_NAMES["point_bert_with_llm_block"] = "PointBertWithL
 modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["point_bert_with_llm_block"] = (
     "PointBertWithLLMBlockForPointCloudClassification"
 )
+modeling_auto.MODEL_MAPPING_NAMES["meter_with_llm_block"] = "MeterWithLLMBlockModel"
 modeling_auto.MODEL_MAPPING_NAMES["llm_block"] = "LLMBlock"
 
 

@@ -10,6 +10,7 @@ from transformers import Dinov2Config, SwinConfig, VideoMAEConfig
 import hf_frozen_llm
 from hf_frozen_llm import (
     LLMBlockConfig,
+    MeterWithLLMBlockConfig,
     PointBertWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
@@ -29,6 +30,7 @@ LLAMA = {
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
 SWIN = {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "image_size": 16, "patch_size": 4}
 VIDEO = {**SIZES, "image_size": 16, "patch_size": 8, "num_frames": 4, "tubelet_size": 2}
+METER = {"vision_config": {**SIZES, "image_size": 8, "patch_size": 4}, "text_config": {**SIZES, "vocab_size": 9}}
 # By configuration class, configurations and the shape of the main input that each one means.
 CONFIGS = {
     LLMBlockConfig: [({"hidden_size": 24}, (1, 8, 24))],
@@ -42,6 +44,7 @@ CONFIGS = {
         ({"vision_config": VideoMAEConfig(**VIDEO, use_mean_pooling=False)}, (1, 4, 3, 16, 16)),
     ],
     VideoMAEWithLLMBlockConfig: [(VIDEO, (1, 4, 3, 16, 16))],
+    MeterWithLLMBlockConfig: [({**SIZES, **METER}, (1, 3, 8, 8))],
     PointBertWithLLMBlockConfig: [
         ({**SIZES, "num_groups": 8, "group_size": 4}, (1, 1024, 3)),
         ({**SIZES, "num_groups": 8, "group_size": 1030}, (1, 1030, 3)),
@@ -73,14 +76,15 @@ def tensors_of(outputs):
 
 
 def test_every_model_class_is_tested():
-    assert len(MODELS) == 10 and {model.config_class for model in MODELS} == set(CONFIGS)
+    assert len(MODELS) == 13 and {model.config_class for model in MODELS} == set(CONFIGS)
 
 
 @pytest.mark.parametrize(("model_class", "fields", "shape"), CASES)
 def test_model_runs_on_its_dummy_inputs(model_class, fields, shape):
     model = build(model_class, fields)
     inputs = model.dummy_inputs
-    assert list(inputs) == [model.main_input_name]
+    texts = ["input_ids"] if model_class.config_class is MeterWithLLMBlockConfig else []
+    assert list(inputs) == [model.main_input_name, *texts]
     assert inputs[model.main_input_name].shape == shape
     assert inputs[model.main_input_name].device.type == "cpu"
     with torch.no_grad():

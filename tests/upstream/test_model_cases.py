@@ -4,7 +4,8 @@
 import unittest
 
 import pytest
-from model_cases import POINT_BERT, VIDEOMAE, VIT
+import torch
+from model_cases import METER_QUESTIONS, METER_RETRIEVAL, POINT_BERT, VIDEOMAE, VIT
 from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
 
 
@@ -64,3 +65,28 @@ class PointBertWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
     all_model_classes = (POINT_BERT.base_class, POINT_BERT.model_class)
     fields = {"drop_path_rate": 0.1, "classifier_dropout": 0.5}
     skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
+
+
+class MeterWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
+    case = METER_QUESTIONS
+    all_model_classes = (METER_QUESTIONS.base_class, METER_QUESTIONS.model_class, METER_RETRIEVAL.model_class)
+    fields = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    additional_model_inputs = ["input_ids"]
+    contradicts_the_design = with_reason(
+        "of foreign classes transformers initialises no module without parameters, which CLIP relies on",
+        "test_can_init_all_missing_weights",
+    )
+    skipped = {
+        **ModelCaseSuite.skipped,
+        **contradicts_the_design,
+        **with_reason("CLIP's conversion only changes prefixes", "test_reverse_loading_mapping"),
+    }
+    del skipped["test_enable_input_require_grads_with_gradient_checkpointing"]  # it has token embeddings
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if return_labels and model_class is METER_QUESTIONS.model_class:
+            inputs["labels"] = torch.ones(self.model_tester.batch_size, 5)
+        if return_labels and model_class is METER_RETRIEVAL.model_class:
+            inputs["labels"] = torch.tensor([[1, 0, 0]])
+        return inputs
