@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from . import auto
 from .modeling.configuration_llm_block import LLMBlockConfig
+from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
+from .modeling.modeling_mmtransformer_with_llm_block import (
+    MMTransformerWithLLMBlockForMotionForecasting,
+    MMTransformerWithLLMBlockModel,
+)
 from .modeling.modeling_point_bert_with_llm_block import (
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
@@ -60,6 +65,9 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "LLMBlock",
     "LLMBlockConfig",
+    "MMTransformerWithLLMBlockConfig",
+    "MMTransformerWithLLMBlockForMotionForecasting",
+    "MMTransformerWithLLMBlockModel",
     "PointBertWithLLMBlockConfig",
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",

@@ -11,11 +11,13 @@ from transformers import (
 )
 
 from .modeling.configuration_llm_block import LLMBlockConfig
+from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
+from .modeling.modeling_mmtransformer_with_llm_block import MMTransformerWithLLMBlockForMotionForecasting
 from .modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
 from .modeling.modeling_videomae_with_llm_block import (
     VideoMAEWithLLMBlockForVideoClassification,
@@ -37,6 +39,7 @@ TASK_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
     "vision_with_llm_block": VisionWithLLMBlockForImageClassification,
     "videomae_with_llm_block": VideoMAEWithLLMBlockForVideoClassification,
     "point_bert_with_llm_block": PointBertWithLLMBlockForPointCloudClassification,
+    "mmtransformer_with_llm_block": MMTransformerWithLLMBlockForMotionForecasting,
 }
 
 AutoConfig.register("llm_block", LLMBlockConfig, exist_ok=True)
@@ -63,3 +66,7 @@ AutoModelForVideoClassification.register(
 AutoConfig.register("point_bert_with_llm_block", PointBertWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(PointBertWithLLMBlockConfig, PointBertWithLLMBlockForPointCloudClassification, exist_ok=True)
 AutoFeatureExtractor.register(PointBertWithLLMBlockConfig, PointCloudProcessor, exist_ok=True)
+
+# Nor for motion forecasting.
+AutoConfig.register("mmtransformer_with_llm_block", MMTransformerWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(MMTransformerWithLLMBlockConfig, MMTransformerWithLLMBlockForMotionForecasting, exist_ok=True)

@@ -12,6 +12,7 @@ from hf_frozen_llm.conversion.checkpoint import (
     load_state_dict,
     split_pretraining,
 )
+from hf_frozen_llm.conversion.mmtransformer import MMTRANSFORMER
 from hf_frozen_llm.conversion.point_bert import POINT_BERT
 from hf_frozen_llm.conversion.videomae import VIDEOMAE
 from hf_frozen_llm.conversion.vit import VIT
@@ -19,7 +20,7 @@ from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import TASKS
 
 
-ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT)
+ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, MMTRANSFORMER)
 
 
 def convert_released_checkpoint(

@@ -82,6 +82,8 @@ class Architecture:
             The prefix of the host in checkpoints of its pre-training, which hold other modules too.
         pretraining_only (`tuple[str, ...]`, *optional*):
             Prefixes of tensors below `pretraining_prefix` that the classifier does not have.
+        find_unused (`Callable[[dict[str, Any]], dict[str, str]]`, *optional*):
+            Returns the prefixes of tensors that the model does not use, each with the reason, for the caller's fields.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Architecture:
     head: tuple[str, ...] = ("classifier.",)
     pretraining_prefix: str | None = None
     pretraining_only: tuple[str, ...] = ()
+    find_unused: Callable[[dict[str, Any]], dict[str, str]] = lambda fields: {}
 
 
 @dataclass
@@ -172,7 +175,10 @@ def convert_state_dict(
     fields: dict[str, Any],
 ) -> ConvertedCheckpoint:
     """Rename every tensor and read the configuration; refuse unknown tensors."""
-    converted = ConvertedCheckpoint(architecture, model_class, config=None, left_out=left_out)
+    unused = architecture.find_unused(fields)
+    reasons = {name: why for name in state for prefix, why in unused.items() if name.startswith(prefix)}
+    state = {name: tensor for name, tensor in state.items() if name not in reasons}
+    converted = ConvertedCheckpoint(architecture, model_class, config=None, left_out={**left_out, **reasons})
     unknown = []
     for name, tensor in state.items():
         targets = rename(name, architecture.names)

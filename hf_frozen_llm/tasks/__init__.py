@@ -2,6 +2,7 @@
 """The tasks of this package: the only list of them."""
 
 from hf_frozen_llm.tasks.image_classification import ImageClassification
+from hf_frozen_llm.tasks.motion_forecasting import MotionForecasting
 from hf_frozen_llm.tasks.point_cloud_classification import PointCloudClassification
 from hf_frozen_llm.tasks.task import Task
 from hf_frozen_llm.tasks.video_classification import VideoClassification
@@ -9,7 +10,7 @@ from hf_frozen_llm.tasks.video_classification import VideoClassification
 
 # by name; the first one is the default
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification)
+    task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification, MotionForecasting)
 }
 
 
