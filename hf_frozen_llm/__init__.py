@@ -8,6 +8,7 @@ from . import auto
 from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
+from .modeling.configuration_vectornet_with_llm_block import VectorNetWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
@@ -19,6 +20,10 @@ from .modeling.modeling_mmtransformer_with_llm_block import (
 from .modeling.modeling_point_bert_with_llm_block import (
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
+)
+from .modeling.modeling_vectornet_with_llm_block import (
+    VectorNetWithLLMBlockForMotionForecasting,
+    VectorNetWithLLMBlockModel,
 )
 from .modeling.modeling_videomae_with_llm_block import (
     VideoMAEWithLLMBlockForVideoClassification,
@@ -72,6 +77,9 @@ __all__ = [
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",
     "PointCloudProcessor",
+    "VectorNetWithLLMBlockConfig",
+    "VectorNetWithLLMBlockForMotionForecasting",
+    "VectorNetWithLLMBlockModel",
     "ViTWithLLMBlockConfig",
     "ViTWithLLMBlockForImageClassification",
     "ViTWithLLMBlockModel",

@@ -13,12 +13,14 @@ from transformers import (
 from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
+from .modeling.configuration_vectornet_with_llm_block import VectorNetWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
 from .modeling.modeling_mmtransformer_with_llm_block import MMTransformerWithLLMBlockForMotionForecasting
 from .modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
+from .modeling.modeling_vectornet_with_llm_block import VectorNetWithLLMBlockForMotionForecasting
 from .modeling.modeling_videomae_with_llm_block import (
     VideoMAEWithLLMBlockForVideoClassification,
     VideoMAEWithLLMBlockModel,
@@ -39,6 +41,7 @@ TASK_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
     "vision_with_llm_block": VisionWithLLMBlockForImageClassification,
     "videomae_with_llm_block": VideoMAEWithLLMBlockForVideoClassification,
     "point_bert_with_llm_block": PointBertWithLLMBlockForPointCloudClassification,
+    "vectornet_with_llm_block": VectorNetWithLLMBlockForMotionForecasting,
     "mmtransformer_with_llm_block": MMTransformerWithLLMBlockForMotionForecasting,
 }
 
@@ -68,5 +71,8 @@ AutoModel.register(PointBertWithLLMBlockConfig, PointBertWithLLMBlockForPointClo
 AutoFeatureExtractor.register(PointBertWithLLMBlockConfig, PointCloudProcessor, exist_ok=True)
 
 # Nor for motion forecasting.
+AutoConfig.register("vectornet_with_llm_block", VectorNetWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(VectorNetWithLLMBlockConfig, VectorNetWithLLMBlockForMotionForecasting, exist_ok=True)
+
 AutoConfig.register("mmtransformer_with_llm_block", MMTransformerWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(MMTransformerWithLLMBlockConfig, MMTransformerWithLLMBlockForMotionForecasting, exist_ok=True)

@@ -50,9 +50,10 @@ class MMTransformerWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig)
             nearest to the truth.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the layer norms.
-        llm_block_tokens (`"agents_and_lanes"` or `"proposals_and_lanes"`, *optional*, defaults to `"agents_and_lanes"`):
+        llm_block_tokens (`str`, *optional*, defaults to `"agents_and_lanes"`):
             The tokens that the LLM block processes, just before the head: one for each agent, from the social
-            encoder, and one for each lane, from the map encoder; or, instead of the agents' tokens, their proposals.
+            encoder, and one for each lane, from the map encoder; or, with `"proposals_and_lanes"`, the proposals of
+            each agent instead of its token.
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block. `None` is the plain mmTransformer, the baseline of every comparison.
 

@@ -2,42 +2,28 @@
 """
 Encoder and decoder layers of an mmTransformer.
 
-Source: github.com/decisionforce/mmTransformer (`lib/models/TF_utils.py`), run for its numbers; the layers are pre-norm.
+Source: github.com/decisionforce/mmTransformer (`lib/models`), run for its numbers; the layers are pre-norm.
 """
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
+from .padded_attention import attend
 
 
 StateAndWeights: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = query @ key.mT * scaling
-    weights = (scores if attention_mask is None else scores + attention_mask).softmax(dim=-1)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class MMTransformerAttention(nn.Module):
     def __init__(self, config: MMTransformerWithLLMBlockConfig):
         super().__init__()
         self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
+        self.num_heads = config.num_attention_heads
+        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.is_causal = False
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
             nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
@@ -47,17 +33,10 @@ class MMTransformerAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
     ) -> StateAndWeights:
         """`mask` of shape `(batch, keys)`: True = token. Without any token the output is 0."""
-        query, key, value = (
-            projection(tensor).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection, tensor in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        heads, weights = attend(
+            self, self.q_proj(query), self.k_proj(key), self.v_proj(value), mask, self.num_heads, self.scaling
         )
-        bias = None
-        if mask is not None:
-            lowest = torch.finfo(query.dtype).min
-            bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        heads, weights = attend(self, query, key, value, bias, scaling=self.scaling, is_causal=False)
-        output = self.o_proj(heads.flatten(2))
+        output = self.o_proj(heads)
         return output if mask is None else output * mask.any(dim=-1)[:, None, None], weights
 
 

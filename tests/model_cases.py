@@ -33,6 +33,9 @@ from hf_frozen_llm import (
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
     PointCloudProcessor,
+    VectorNetWithLLMBlockConfig,
+    VectorNetWithLLMBlockForMotionForecasting,
+    VectorNetWithLLMBlockModel,
     VideoMAEWithLLMBlockConfig,
     VideoMAEWithLLMBlockForVideoClassification,
     VideoMAEWithLLMBlockModel,
@@ -85,8 +88,8 @@ class ModelCase:
         positions (`tuple[int, ...]`, *optional*): the possible positions of the block.
         layers (`Callable[[model, dict[str, Tensor]], list[Callable]]`, *optional*): the host's layers as functions of
             only the hidden states, for a model whose block can run before some of them.
-        token_mask (`Callable[[dict[str, Tensor]], Tensor]`, *optional*): the mask of the block's tokens, for a model that
-            pads them.
+        token_mask (`Callable[[dict[str, Tensor]], Tensor]`, *optional*): the mask of the block's tokens, for a model
+            that pads them.
         base_kwargs (`dict[str, Any]`, *optional*): arguments of `base_class` that omit modules that no head uses.
         processor (`Callable[[], Any]`, *optional*): builds the processor.
         sample (`Callable[[], Any]`, *optional*): one example for the processor.
@@ -371,11 +374,64 @@ MMTRANSFORMER = ModelCase(
     head=("decoder",),
     token_mask=lambda inputs: torch.cat([inputs["agent_mask"], inputs["lane_mask"]], dim=1),
 )
+
+
+def polylines(batch: int) -> Tensors:
+    """Four polylines of up to five vectors, some of them padding."""
+    return {
+        "polyline_vectors": randn(batch, 4, 5, 7),
+        "vector_mask": padded([5, 3, 4, 5], 5, batch * 4).reshape(batch, 4, 5),
+        "polyline_mask": padded([4, 3], 4, batch),
+    }
+
+
+VECTORNET = ModelCase(
+    config_class=VectorNetWithLLMBlockConfig,
+    base_class=VectorNetWithLLMBlockModel,
+    model_class=VectorNetWithLLMBlockForMotionForecasting,
+    fields={
+        "num_vector_features": 7,
+        "num_future_steps": 6,
+        "num_modes": 3,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "decoder_hidden_size": 16,
+        "trajectory_loss": "huber",
+    },
+    inputs=polylines,
+    num_tokens=4,
+    finish=lambda model, hidden_states: model.decoder(hidden_states[:, 0])[0].cumsum(dim=-2),
+    refused=[
+        (
+            {"polyline_vectors": torch.zeros(2, 4, 5, 6)},
+            [r"\(2, 4, 5, 6\); it must be \(batch, polylines, vectors, 7\)", "num_vector_features"],
+        ),
+        ({"polyline_vectors": torch.zeros(4, 5, 7)}, [r"\(4, 5, 7\)"]),
+        ({**polylines(2), "vector_mask": torch.ones(2, 4, 6)}, [r"vector_mask .* must be \(2, 4, 5\)"]),
+        ({**polylines(2), "polyline_mask": torch.ones(2, 5)}, [r"polyline_mask .* must be \(2, 4\)"]),
+        ({}, ["polyline_vectors"]),
+    ],
+    targets=futures,
+    output="trajectories",
+    head=("decoder",),
+    positions=(-1, 0, 1),
+    layers=lambda model, inputs: [
+        lambda nodes, layer=layer: layer(
+            nodes,
+            model.vectornet.embed(inputs["polyline_vectors"], inputs["vector_mask"].bool())[1],
+            inputs["polyline_mask"].bool(),
+        )[0]
+        for layer in model.vectornet.layers
+    ],
+    token_mask=lambda inputs: inputs["polyline_mask"],
+)
 CASES = {
     "vit": VIT,
     "vision": VISION,
     "vision_encoder": VISION_ENCODER,
     "videomae": VIDEOMAE,
     "point_bert": POINT_BERT,
+    "vectornet": VECTORNET,
     "mmtransformer": MMTRANSFORMER,
 }
