@@ -51,8 +51,6 @@ class VectorNetWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             Share of the polylines, except the target, that are hidden.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the layer norms.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the initial weights.
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block, on the nodes of the polylines; by default after the global graph. `None` is the plain
             VectorNet, the baseline of every comparison.
@@ -93,7 +91,6 @@ class VectorNetWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     node_completion_weight: float = 0.0
     node_completion_ratio: float = 0.1
     layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
     llm_block: LLMBlockConfig | dict | None = None
 
     def complete_llm_block(self) -> None:

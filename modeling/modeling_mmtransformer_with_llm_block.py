@@ -29,7 +29,7 @@ from .mmtransformer_layers import (
     StateAndWeights,
 )
 from .modeling_llm_block import LLMBlock
-from .motion_forecasting import MotionErrors, MotionForecastingOutput, confidence_loss, reduce_losses
+from .motion_forecasting import MotionErrors, MotionForecastingOutput, confidence_loss, init_layers, reduce_losses
 from .polyline_subgraph import PolylineSubgraph
 from .pretrained_model import PreTrainedModelWithLLMBlock
 
@@ -247,13 +247,8 @@ class MMTransformerModel(PreTrainedModel):
 
 def init_weights(module: nn.Module) -> None:
     """Initialise as the paper: Xavier for every matrix; the queries are orthogonal, as in the released code."""
-    if isinstance(module, nn.Linear):
-        init.xavier_uniform_(module.weight)
-        init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        init.ones_(module.weight)
-        init.zeros_(module.bias)
-    elif isinstance(module, MMTransformerMotionExtractor):
+    init_layers(module)
+    if isinstance(module, MMTransformerMotionExtractor):
         init.orthogonal_(module.queries)
     elif isinstance(module, MMTransformerHead) and module.loss_scales is not None:
         init.ones_(module.loss_scales)

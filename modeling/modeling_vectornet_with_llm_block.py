@@ -23,7 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_llm_block import LLMBlockConfig
 from .configuration_vectornet_with_llm_block import VectorNetWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
-from .motion_forecasting import MotionErrors, MotionForecastingOutput, reduce_losses
+from .motion_forecasting import MotionErrors, MotionForecastingOutput, init_layers, reduce_losses
 from .padded_attention import attend
 from .polyline_subgraph import PolylineSubgraph
 from .pretrained_model import PreTrainedModelWithLLMBlock
@@ -93,6 +93,10 @@ class VectorNetModel(PreTrainedModel):
             for index in range(config.num_hidden_layers)
         )
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_layers(module)
 
     def complete_inputs(
         self,
@@ -187,6 +191,10 @@ class VectorNetWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     _supports_flash_attn = False  # scenes are padded
     _supports_flex_attn = False
     _can_record_outputs = {"hidden_states": _HIDDEN_STATES, "attentions": VectorNetGlobalGraph}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_layers(module)
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:

@@ -1,5 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-from . import classification
+from . import classification, motion
 from .classification_scores import ClassificationScores
+from .drivable_area_compliance import DrivableAreaCompliance
 from .metric import Metric
 from .top_k_accuracy import TopKAccuracy
+from .trajectory_errors import TrajectoryErrors
