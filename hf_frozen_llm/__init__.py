@@ -35,6 +35,7 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.processing_motion_forecasting import MotionProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from .version import __version__
 
@@ -73,6 +74,7 @@ __all__ = [
     "MMTransformerWithLLMBlockConfig",
     "MMTransformerWithLLMBlockForMotionForecasting",
     "MMTransformerWithLLMBlockModel",
+    "MotionProcessor",
     "PointBertWithLLMBlockConfig",
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",

@@ -32,6 +32,7 @@ from .modeling.modeling_vision_with_llm_block import (
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
 from .modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from .modeling.processing_motion_forecasting import MotionProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 
 
@@ -73,6 +74,8 @@ AutoFeatureExtractor.register(PointBertWithLLMBlockConfig, PointCloudProcessor, 
 # Nor for motion forecasting.
 AutoConfig.register("vectornet_with_llm_block", VectorNetWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(VectorNetWithLLMBlockConfig, VectorNetWithLLMBlockForMotionForecasting, exist_ok=True)
+AutoFeatureExtractor.register(VectorNetWithLLMBlockConfig, MotionProcessor, exist_ok=True)
 
 AutoConfig.register("mmtransformer_with_llm_block", MMTransformerWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(MMTransformerWithLLMBlockConfig, MMTransformerWithLLMBlockForMotionForecasting, exist_ok=True)
+AutoFeatureExtractor.register(MMTransformerWithLLMBlockConfig, MotionProcessor, exist_ok=True)

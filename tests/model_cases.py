@@ -29,6 +29,7 @@ from hf_frozen_llm import (
     MMTransformerWithLLMBlockConfig,
     MMTransformerWithLLMBlockForMotionForecasting,
     MMTransformerWithLLMBlockModel,
+    MotionProcessor,
     PointBertWithLLMBlockConfig,
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
@@ -316,11 +317,21 @@ def padded(num_valid: list[int], num_padded: int, batch: int) -> torch.Tensor:
 def scenes(batch: int) -> Tensors:
     """Three agents and four lanes, some of them padding."""
     return {
-        "agent_history": randn(batch, 3, 7, 4),
+        "agent_history": randn(batch, 3, 5, 4),
         "agent_positions": randn(batch, 3, 2),
-        "lanes": randn(batch, 4, 5, 5),
+        "lanes": randn(batch, 4, 6, 5),
         "agent_mask": padded([3, 2], 3, batch),
         "lane_mask": padded([3, 4], 4, batch),
+    }
+
+
+def traffic(num_agents: int, num_lanes: int) -> dict[str, Any]:
+    steps = np.arange(6.0)
+    return {
+        "positions": np.stack([np.stack([steps + y, steps * y], axis=1) for y in range(num_agents)]),
+        "timestamps": steps / 10,
+        "target": 0,
+        "lanes": [{"centerline": [[-5, y], [20, y + 2]], "is_intersection": y > 2} for y in range(num_lanes)],
     }
 
 
@@ -354,7 +365,7 @@ MMTRANSFORMER = ModelCase(
     num_tokens=7,
     finish=finish_mmtransformer,
     refused=[
-        ({"agent_history": torch.zeros(2, 3, 7, 4)}, ["agent_history and agent_positions"]),
+        ({"agent_history": torch.zeros(2, 3, 5, 4)}, ["agent_history and agent_positions"]),
         (
             {"agent_history": torch.zeros(2, 7, 4), "agent_positions": torch.zeros(2, 3, 2)},
             [r"\(2, 7, 4\); it must be \(batch, agents, steps, 4\)", "num_history_features"],
@@ -364,7 +375,7 @@ MMTRANSFORMER = ModelCase(
             [r"\(2, 3, 7, 5\)", "num_history_features"],
         ),
         ({**scenes(2), "agent_positions": torch.zeros(2, 4, 2)}, [r"agent_positions .* must be \(2, 3, 2\)"]),
-        ({**scenes(2), "lanes": torch.zeros(2, 4, 5, 4)}, [r"lanes has the shape \(2, 4, 5, 4\)", "attributes"]),
+        ({**scenes(2), "lanes": torch.zeros(2, 4, 6, 4)}, [r"lanes has the shape \(2, 4, 6, 4\)", "attributes"]),
         ({**scenes(2), "lane_mask": torch.ones(2, 5)}, [r"lane_mask has the shape \(2, 5\); it must be \(2, 4\)"]),
         ({**scenes(2), "agent_mask": torch.ones(2, 4)}, [r"agent_mask has the shape \(2, 4\)"]),
         ({}, ["agent_history"]),
@@ -373,13 +384,15 @@ MMTRANSFORMER = ModelCase(
     output="trajectories",
     head=("decoder",),
     token_mask=lambda inputs: torch.cat([inputs["agent_mask"], inputs["lane_mask"]], dim=1),
+    processor=lambda: MotionProcessor(num_history_steps=6, num_lane_points=6),
+    sample=lambda: traffic(3, 4),
 )
 
 
 def polylines(batch: int) -> Tensors:
     """Four polylines of up to five vectors, some of them padding."""
     return {
-        "polyline_vectors": randn(batch, 4, 5, 7),
+        "polyline_vectors": randn(batch, 4, 5, 9),
         "vector_mask": padded([5, 3, 4, 5], 5, batch * 4).reshape(batch, 4, 5),
         "polyline_mask": padded([4, 3], 4, batch),
     }
@@ -390,13 +403,12 @@ VECTORNET = ModelCase(
     base_class=VectorNetWithLLMBlockModel,
     model_class=VectorNetWithLLMBlockForMotionForecasting,
     fields={
-        "num_vector_features": 7,
         "num_future_steps": 6,
         "num_modes": 3,
         "hidden_size": 24,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "decoder_hidden_size": 16,
+        "decoder_hidden_size": 64,
         "trajectory_loss": "huber",
     },
     inputs=polylines,
@@ -405,9 +417,9 @@ VECTORNET = ModelCase(
     refused=[
         (
             {"polyline_vectors": torch.zeros(2, 4, 5, 6)},
-            [r"\(2, 4, 5, 6\); it must be \(batch, polylines, vectors, 7\)", "num_vector_features"],
+            [r"\(2, 4, 5, 6\); it must be \(batch, polylines, vectors, 9\)", "num_vector_features"],
         ),
-        ({"polyline_vectors": torch.zeros(4, 5, 7)}, [r"\(4, 5, 7\)"]),
+        ({"polyline_vectors": torch.zeros(4, 5, 9)}, [r"\(4, 5, 9\)"]),
         ({**polylines(2), "vector_mask": torch.ones(2, 4, 6)}, [r"vector_mask .* must be \(2, 4, 5\)"]),
         ({**polylines(2), "polyline_mask": torch.ones(2, 5)}, [r"polyline_mask .* must be \(2, 4\)"]),
         ({}, ["polyline_vectors"]),
@@ -425,6 +437,8 @@ VECTORNET = ModelCase(
         for layer in model.vectornet.layers
     ],
     token_mask=lambda inputs: inputs["polyline_mask"],
+    processor=lambda: MotionProcessor(format="polylines", num_history_steps=6, num_lane_points=6),
+    sample=lambda: traffic(2, 2),
 )
 CASES = {
     "vit": VIT,
