@@ -35,6 +35,7 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.motion_forecasting import MotionForecastingOutput
 from .modeling.processing_motion_forecasting import MotionProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from .version import __version__
@@ -74,6 +75,7 @@ __all__ = [
     "MMTransformerWithLLMBlockConfig",
     "MMTransformerWithLLMBlockForMotionForecasting",
     "MMTransformerWithLLMBlockModel",
+    "MotionForecastingOutput",
     "MotionProcessor",
     "PointBertWithLLMBlockConfig",
     "PointBertWithLLMBlockForPointCloudClassification",

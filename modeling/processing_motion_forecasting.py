@@ -286,17 +286,22 @@ class MotionProcessor(FeatureExtractionMixin):
         mask[: len(agents), : len(times)], mask[len(agents) :, : self.num_lane_points - 1] = is_seen, 1
         return {"polyline_vectors": vectors * mask[..., None], "vector_mask": mask}
 
+    @property
+    def input_parts(self) -> tuple[str, ...]:
+        """The inputs that [`MotionProcessor.prepare`] makes, which batches pad and complete by masks."""
+        if self.format == "polylines":
+            return ("polyline_vectors", "vector_mask")
+        return ("agent_history", "agent_positions", "lanes")
+
     def collate(
         self, examples: Sequence[Mapping[str, Any]], return_labels: bool = False, return_tensors: str = "pt"
     ) -> BatchFeature:
         """Pad scenes that [`MotionProcessor.prepare`] has prepared, and return them as a batch."""
-        if self.format == "agents_and_lanes":
-            batch = {name: _pad(examples, name) for name in ("agent_history", "agent_positions", "lanes")}
-            batch["agent_mask"] = _mask(examples, "agent_history")
-            batch["lane_mask"] = _mask(examples, "lanes")
-        else:
-            batch = {name: _pad(examples, name) for name in ("polyline_vectors", "vector_mask")}
+        batch = {name: _pad(examples, name) for name in self.input_parts}
+        if self.format == "polylines":
             batch["polyline_mask"] = _mask(examples, "polyline_vectors")
+        else:
+            batch["agent_mask"], batch["lane_mask"] = _mask(examples, "agent_history"), _mask(examples, "lanes")
         if return_labels:
             batch["labels"] = np.stack([example["labels"] for example in examples])
         batch = {name: torch.from_numpy(array).float() for name, array in batch.items()}

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Convert checkpoints of the paper's released code (github.com/ziqipang/LM4VisualEncoding) to our models."""
+"""Convert checkpoints of the paper's released code and of its hosts to our models."""
 
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ def convert_released_checkpoint(
             Fields of the model's configuration that the tensors do not show: `num_attention_heads` of the host;
             `llm_num_attention_heads` if the checkpoint has an LLM layer; `num_frames` and `image_size` of a VideoMAE;
             `num_groups` and `group_size` of a Point-BERT. Other fields are optional, among them `layer_index` (by
-            default that of the released code: 15 for VideoMAE, otherwise 31), `llm_name_or_path` and
-            `llm_rms_norm_eps` (1e-6).
+            default that of the released code: 15 for VideoMAE, otherwise 31), `llm_name_or_path`, `llm_rms_norm_eps`
+            (1e-6) and, of an mmTransformer, `num_social_decoder_layers`, without which its social decoder is left out.
 
     Returns:
         `PreTrainedModelWithLLMBlock`: the model in evaluation mode; saved folders include the LLM layer.

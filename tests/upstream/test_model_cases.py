@@ -4,7 +4,7 @@
 import unittest
 
 import pytest
-from model_cases import POINT_BERT, VIDEOMAE, VIT
+from model_cases import MMTRANSFORMER, POINT_BERT, VECTORNET, VIDEOMAE, VIT
 from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
 
 
@@ -63,4 +63,16 @@ class PointBertWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
     case = POINT_BERT
     all_model_classes = (POINT_BERT.base_class, POINT_BERT.model_class)
     fields = {"drop_path_rate": 0.1, "classifier_dropout": 0.5}
+    skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
+
+
+class VectorNetWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
+    case = VECTORNET
+    all_model_classes = (VECTORNET.base_class, VECTORNET.model_class)
+    skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
+
+
+class MMTransformerWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
+    case = MMTRANSFORMER
+    all_model_classes = (MMTRANSFORMER.base_class, MMTRANSFORMER.model_class)
     skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
