@@ -156,9 +156,11 @@ llm_block:
     )
     main(["train", str(recipe)])
     folder = tmp_path / "out"
-    results = json.loads((folder / "results.json").read_text())
-    assert math.isfinite(results["metrics"]["eval_minFDE_6"]) if "metrics" in results else "minFDE_6" in str(results)
+    written = json.loads((folder / "results.json").read_text())
+    results = written["metrics"]
+    assert math.isfinite(results["eval_minFDE_6"]) and written["num_eval_rows"] == 5
     assert type(MotionProcessor.from_pretrained(folder)) is MotionProcessor
-    main(["evaluate", str(folder), "--horizons", "2", "--use_cpu", "true"])
-    evaluated = json.loads((folder / "eval_results.json").read_text())
-    assert "minFDE_6@2" in str(evaluated) and str(evaluated).count("brier-minFDE_6") >= 1
+    main(["evaluate", str(folder), "--horizons", "[2]", "--use_cpu", "true"])
+    evaluated = json.loads((folder / "eval_results.json").read_text())["metrics"]
+    assert evaluated["eval_minFDE_6"] == pytest.approx(results["eval_minFDE_6"])
+    assert evaluated["eval_minFDE_6@2"] < evaluated["eval_minFDE_6"]

@@ -69,10 +69,12 @@ class PointBertWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
 class VectorNetWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
     case = VECTORNET
     all_model_classes = (VECTORNET.base_class, VECTORNET.model_class)
+    additional_model_inputs = ("vector_mask", "polyline_mask")
     skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
 
 
 class MMTransformerWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
     case = MMTRANSFORMER
     all_model_classes = (MMTRANSFORMER.base_class, MMTRANSFORMER.model_class)
+    additional_model_inputs = ("agent_positions", "lanes", "agent_mask", "lane_mask")
     skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
