@@ -29,7 +29,7 @@ from .mmtransformer_layers import (
     StateAndWeights,
 )
 from .modeling_llm_block import LLMBlock
-from .motion_forecasting import MotionErrors, MotionForecastingOutput, confidence_loss, init_layers, reduce_losses
+from .motion_forecasting import MotionErrors, MotionForecastingOutput, confidence_loss, reduce_losses
 from .polyline_subgraph import PolylineSubgraph
 from .pretrained_model import PreTrainedModelWithLLMBlock
 
@@ -159,6 +159,7 @@ class MMTransformerModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
         init_weights(module)
 
     def encode(
@@ -247,8 +248,9 @@ class MMTransformerModel(PreTrainedModel):
 
 def init_weights(module: nn.Module) -> None:
     """Initialise as the paper: Xavier for every matrix; the queries are orthogonal, as in the released code."""
-    init_layers(module)
-    if isinstance(module, MMTransformerMotionExtractor):
+    if isinstance(module, nn.Linear):
+        init.xavier_uniform_(module.weight)
+    elif isinstance(module, MMTransformerMotionExtractor):
         init.orthogonal_(module.queries)
     elif isinstance(module, MMTransformerHead) and module.loss_scales is not None:
         init.ones_(module.loss_scales)
@@ -315,6 +317,7 @@ class MMTransformerWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
         init_weights(module)
 
     @property

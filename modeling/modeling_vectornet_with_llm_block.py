@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
@@ -23,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_llm_block import LLMBlockConfig
 from .configuration_vectornet_with_llm_block import VectorNetWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
-from .motion_forecasting import MotionErrors, MotionForecastingOutput, init_layers, reduce_losses
+from .motion_forecasting import MotionErrors, MotionForecastingOutput, reduce_losses
 from .padded_attention import attend
 from .polyline_subgraph import PolylineSubgraph
 from .pretrained_model import PreTrainedModelWithLLMBlock
@@ -96,7 +97,9 @@ class VectorNetModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        init_layers(module)
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
 
     def complete_inputs(
         self,
@@ -194,7 +197,9 @@ class VectorNetWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        init_layers(module)
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 
@@ -28,17 +27,6 @@ class MotionForecastingOutput(ModelOutput):
     scores: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def init_layers(module: nn.Module) -> None:
-    """Initialise linear layers as Xavier, their biases by 0, and layer norms as the identity."""
-    if isinstance(module, nn.Linear):
-        init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        init.ones_(module.weight)
-        init.zeros_(module.bias)
 
 
 class MotionErrors:
@@ -127,4 +115,4 @@ def reduce_losses(
     return losses.sum() * errors.positions[0].numel() / num_items_in_batch
 
 
-__all__ = ["MotionErrors", "MotionForecastingOutput", "confidence_loss", "init_layers", "reduce_losses"]
+__all__ = ["MotionErrors", "MotionForecastingOutput", "confidence_loss", "reduce_losses"]

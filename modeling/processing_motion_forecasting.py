@@ -304,8 +304,8 @@ class MotionProcessor(FeatureExtractionMixin):
             batch["agent_mask"], batch["lane_mask"] = _mask(examples, "agent_history"), _mask(examples, "lanes")
         if return_labels:
             batch["labels"] = np.stack([example["labels"] for example in examples])
-        batch = {name: torch.from_numpy(array).float() for name, array in batch.items()}
-        return BatchFeature(batch, tensor_type="pt").convert_to_tensors(return_tensors)
+        tensors = {name: torch.from_numpy(array).float() for name, array in batch.items()}
+        return BatchFeature(tensors, tensor_type="pt").convert_to_tensors(return_tensors)
 
     def post_process(
         self,

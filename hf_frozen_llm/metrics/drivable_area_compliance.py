@@ -35,6 +35,5 @@ class DrivableAreaCompliance(evaluate.Metric):
             raise ValueError(f"rasters has no drivable area of {missing}; it has {sorted(rasters)}.")
         scenes = [(scene, *rasters[city]) for scene, city in zip(predictions, references)]
         return {
-            f"DAC_{count}": float(np.mean([share_on_drivable_area(*scene, k=count) for scene in scenes]))
-            for count in k
+            f"DAC_{count}": float(np.mean([share_on_drivable_area(*scene, count) for scene in scenes])) for count in k
         }

@@ -40,7 +40,7 @@ class TrajectoryErrors(evaluate.Metric):
         if probabilities is not None and len(probabilities) != len(predictions):
             raise ValueError(f"There are {len(predictions)} scenes, and probabilities of {len(probabilities)}.")
         probabilities = [None] * len(predictions) if probabilities is None else probabilities
-        scores = {}
+        scores: dict[str, float] = {}
         for horizon in (None, *horizons):
             for count in k:
                 means = mean_scores(
