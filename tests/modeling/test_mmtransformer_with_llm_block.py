@@ -9,12 +9,14 @@ from model_cases import MMTRANSFORMER
 from paths import shared_dir
 from references import relative_error
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from hf_frozen_llm import (
     MMTransformerWithLLMBlockConfig,
     MMTransformerWithLLMBlockForMotionForecasting,
     MMTransformerWithLLMBlockModel,
 )
+from hf_frozen_llm.cli import main
 from hf_frozen_llm.conversion import convert_released_checkpoint, read_released_checkpoint
 from hf_frozen_llm.modeling.motion_forecasting import MotionErrors, confidence_loss
 
@@ -147,6 +149,37 @@ def test_the_social_decoder_of_the_checkpoint(released, state):
             assert_close(alone[0], decoded[scene])
     with pytest.raises(ValueError, match="num_social_decoder_layers is given as 3, but the checkpoint's tensors show"):
         convert(state, num_social_decoder_layers=3)
+
+
+def test_file_and_command(released, state, tmp_path, capsys):
+    torch.save({"state_dict": state}, tmp_path / "demo.pt")
+    command = ["convert", str(tmp_path / "demo.pt"), "--task", TASK, "--output", str(tmp_path / "out")]
+    main([*command, "--num-attention-heads", "2"])
+    printed = capsys.readouterr().out
+    assert "stacked_transformer.query_embed.weight -> mmtransformer.motion_extractor.queries (6, 16)" in printed
+    assert "social_dec.norm.weight: left out, not used by the released code; num_social_decoder_layers" in printed
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    assert_close(outputs(model, inputs_of(released)), outputs(convert(state), inputs_of(released)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s | {"surprise": torch.zeros(2)},
+            r"a released mmTransformer does not have: \['surprise",
+        ),
+        (lambda s: {n: t for n, t in s.items() if ".fusion2.3." not in n}, "lacks tensors that the model needs"),
+        (lambda s: {n: t for n, t in s.items() if ".pos_emb.0." not in n}, r"lacks stacked_transformer\.pos_emb\.0"),
+    ],
+)
+def test_bad_checkpoints_are_refused(change, message, state):
+    with pytest.raises(ValueError, match=message):
+        convert(change(state))
+    with pytest.raises(ValueError, match=r"do not show num_attention_heads: give it \(2 in the released models\)"):
+        convert_released_checkpoint(state, TASK)
+    with pytest.raises(ValueError, match="is of motion-forecasting, not of image-classification"):
+        convert_released_checkpoint(state, "image-classification", num_attention_heads=2)
 
 
 def test_checkpoint_gets_a_block(state, block):
