@@ -33,7 +33,11 @@ class DrivableAreaCompliance(evaluate.Metric):
         rasters = rasters or {}
         if missing := sorted(set(references) - set(rasters)):
             raise ValueError(f"rasters has no drivable area of {missing}; it has {sorted(rasters)}.")
-        scenes = [(scene, *rasters[city]) for scene, city in zip(predictions, references)]
-        return {
-            f"DAC_{count}": float(np.mean([share_on_drivable_area(*scene, count) for scene in scenes])) for count in k
-        }
+        scores = {}
+        for count in k:
+            shares = []
+            for scene, city in zip(predictions, references):
+                raster, image_from_city = rasters[city]
+                shares.append(share_on_drivable_area(scene, raster, image_from_city, count))
+            scores[f"DAC_{count}"] = float(np.mean(shares))
+        return scores
