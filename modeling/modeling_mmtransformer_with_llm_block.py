@@ -76,7 +76,8 @@ class MMTransformerMotionExtractor(nn.Module):
         hidden_states = self.embedding(histories) * math.sqrt(width)
         hidden_states = hidden_states + sinusoids(histories.shape[1], width, hidden_states)
         memory, _ = self.encoder(hidden_states)[-1]
-        return self.decoder(self.queries.expand(len(memory), -1, -1), memory)
+        # A copy: torch's counter of operations fails on views of parameters without gradients.
+        return self.decoder(self.queries.repeat(len(memory), 1, 1), memory)
 
 
 class MMTransformerFusion(nn.Module):
