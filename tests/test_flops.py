@@ -13,7 +13,9 @@ from hf_frozen_llm import (
     MeterWithLLMBlockConfig,
     MeterWithLLMBlockForImageTextRetrieval,
     MeterWithLLMBlockForVisualQuestionAnswering,
+    MMTransformerWithLLMBlockConfig,
     PointBertWithLLMBlockConfig,
+    VectorNetWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
     ViTWithLLMBlockConfig,
@@ -134,3 +136,20 @@ def test_counts_after_a_model_was_loaded(name):
         assert count_flops(make_config(name), batch_size=4)[0] == COUNTS[name, True][0]
     finally:
         _device._device_constructors.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("config_class", "expected"),
+    [
+        (VectorNetWithLLMBlockConfig, {"plain": (0.076, 0.227), "fast": (0.559, 1.278), "slow": (39.285, 78.996)}),
+        (MMTransformerWithLLMBlockConfig, {"plain": (0.78, 2.338), "fast": (1.263, 3.389), "slow": (39.988, 81.107)}),
+    ],
+)
+def test_scenes_of_the_papers_size(config_class, expected):
+    """96 polylines, with a LLaMA-7B layer of which only the target's token is computed, or the whole layer."""
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 1}
+    llama = {"llm_config": {"model_type": "llama", **sizes}, "weights": "random"}
+    blocks = {"plain": None, "fast": LLMBlockConfig(**llama), "slow": LLMBlockConfig(**llama, fast=False)}
+    for name, block in blocks.items():
+        counts = count_flops(config_class(llm_block=block), batch_size=32)
+        assert tuple(round(count / 1e9, 3) for count in counts) == expected[name], name

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Convert checkpoints of the paper's released code (github.com/ziqipang/LM4VisualEncoding), and published METERs, to our
-models.
+Convert checkpoints of the paper's released code (github.com/ziqipang/LM4VisualEncoding) and of its hosts, such as
+METER, to our models.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from hf_frozen_llm.conversion.checkpoint import (
     split_pretraining,
 )
 from hf_frozen_llm.conversion.meter import METER
+from hf_frozen_llm.conversion.mmtransformer import MMTRANSFORMER
 from hf_frozen_llm.conversion.point_bert import POINT_BERT
 from hf_frozen_llm.conversion.videomae import VIDEOMAE
 from hf_frozen_llm.conversion.vit import VIT
@@ -23,7 +24,7 @@ from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import MODELS
 
 
-ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, METER)
+ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, METER, MMTRANSFORMER)
 
 
 def convert_released_checkpoint(
@@ -44,9 +45,9 @@ def convert_released_checkpoint(
             Fields of the model's configuration that the tensors do not show: `num_attention_heads` of the host;
             `llm_num_attention_heads` if the checkpoint has an LLM layer; `num_frames` and `image_size` of a VideoMAE;
             `num_groups` and `group_size` of a Point-BERT; `vision_num_attention_heads` and `text_num_attention_heads`
-            of a METER. Other fields are optional, among them `layer_index` (by
-            default that of the released code: 15 for VideoMAE, otherwise 31), `llm_name_or_path` and
-            `llm_rms_norm_eps` (1e-6).
+            of a METER. Other fields are optional, among them `layer_index` (by default that of the released code: 15
+            for VideoMAE, otherwise 31), `llm_name_or_path`, `llm_rms_norm_eps` (1e-6) and, of an mmTransformer,
+            `num_social_decoder_layers`, without which its social decoder is left out.
 
     Returns:
         `PreTrainedModelWithLLMBlock`: the model in evaluation mode; saved folders include the LLM layer.

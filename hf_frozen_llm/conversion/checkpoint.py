@@ -85,8 +85,8 @@ class Architecture:
             The prefix of the host in checkpoints of its pre-training, which hold other modules too.
         pretraining_only (`tuple[str, ...]`, *optional*):
             Prefixes of tensors below `pretraining_prefix` that the classifier does not have.
-        find_left_out (`Callable[[StateDict, type], dict[str, str]]`, *optional*):
-            Finds the tensors that a model class does not use, with the reasons.
+        find_left_out (`Callable[[StateDict, type, dict[str, Any]], dict[str, str]]`, *optional*):
+            Finds the tensors that a model class with the caller's fields does not use, with the reasons.
     """
 
     name: str
@@ -97,7 +97,9 @@ class Architecture:
     head: tuple[str, ...] = ("classifier.",)
     pretraining_prefix: str | None = None
     pretraining_only: tuple[str, ...] = ()
-    find_left_out: Callable[[StateDict, type[PreTrainedModelWithLLMBlock]], dict[str, str]] = lambda state, model: {}
+    find_left_out: Callable[[StateDict, type[PreTrainedModelWithLLMBlock], dict[str, Any]], dict[str, str]] = (
+        lambda state, model_class, fields: {}
+    )
 
 
 @dataclass
@@ -183,7 +185,7 @@ def convert_state_dict(
     fields: dict[str, Any],
 ) -> ConvertedCheckpoint:
     """Rename every tensor and read the configuration; refuse unknown tensors."""
-    left_out = left_out | architecture.find_left_out(state, model_class)
+    left_out = left_out | architecture.find_left_out(state, model_class, fields)
     converted = ConvertedCheckpoint(architecture, model_class, config=None, left_out=left_out)
     unknown = []
     for name, tensor in state.items():

@@ -5,6 +5,7 @@ retrieval, NLVR2 and SNLI-VE.
 """
 
 import math
+from typing import Any
 
 from hf_frozen_llm.conversion.checkpoint import Architecture, GivenFields, StateDict, count_layers
 from hf_frozen_llm.modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
@@ -79,7 +80,9 @@ FINE_TUNED_HEADS = ("vqa_classifier.", "rank_output.", "nlvr2_classifier.", "snl
 PRETRAINING_HEADS = ("itm_score.", "mlm_score.")
 
 
-def find_left_out(state: StateDict, model_class: type[PreTrainedModelWithLLMBlock]) -> dict[str, str]:
+def find_left_out(
+    state: StateDict, model_class: type[PreTrainedModelWithLLMBlock], fields: dict[str, Any]
+) -> dict[str, str]:
     """Return the tensors that a model does not use, each with the reason."""
     own = HEADS.get(model_class, ())
     has_own = any(name.startswith(own) for name in state) if own else True

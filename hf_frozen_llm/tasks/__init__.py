@@ -8,6 +8,7 @@ from hf_frozen_llm.modeling.modeling_meter_with_llm_block import (
 )
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks.image_classification import ImageClassification
+from hf_frozen_llm.tasks.motion_forecasting import MotionForecasting
 from hf_frozen_llm.tasks.point_cloud_classification import PointCloudClassification
 from hf_frozen_llm.tasks.task import Task
 from hf_frozen_llm.tasks.video_classification import VideoClassification
@@ -15,7 +16,7 @@ from hf_frozen_llm.tasks.video_classification import VideoClassification
 
 # by name; the first one is the default
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification)
+    task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification, MotionForecasting)
 }
 
 # by task and model type; the last three can be converted, but are not trained yet

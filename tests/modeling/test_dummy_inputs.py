@@ -11,7 +11,9 @@ import hf_frozen_llm
 from hf_frozen_llm import (
     LLMBlockConfig,
     MeterWithLLMBlockConfig,
+    MMTransformerWithLLMBlockConfig,
     PointBertWithLLMBlockConfig,
+    VectorNetWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
     ViTWithLLMBlockConfig,
@@ -49,6 +51,13 @@ CONFIGS = {
         ({**SIZES, "num_groups": 8, "group_size": 4}, (1, 1024, 3)),
         ({**SIZES, "num_groups": 8, "group_size": 1030}, (1, 1030, 3)),
     ],
+    VectorNetWithLLMBlockConfig: [({"hidden_size": 24, "num_vector_features": 7}, (1, 96, 19, 7))],
+    MMTransformerWithLLMBlockConfig: [({**SIZES, "num_history_features": 3}, (1, 32, 19, 3))],
+}
+# Inputs of the models that need more than one.
+SEVERAL_INPUTS = {
+    MMTransformerWithLLMBlockConfig: ["agent_history", "agent_positions", "lanes"],
+    MeterWithLLMBlockConfig: ["pixel_values", "input_ids"],
 }
 MODELS = [
     model
@@ -76,15 +85,14 @@ def tensors_of(outputs):
 
 
 def test_every_model_class_is_tested():
-    assert len(MODELS) == 13 and {model.config_class for model in MODELS} == set(CONFIGS)
+    assert len(MODELS) == 17 and {model.config_class for model in MODELS} == set(CONFIGS)
 
 
 @pytest.mark.parametrize(("model_class", "fields", "shape"), CASES)
 def test_model_runs_on_its_dummy_inputs(model_class, fields, shape):
     model = build(model_class, fields)
     inputs = model.dummy_inputs
-    texts = ["input_ids"] if model_class.config_class is MeterWithLLMBlockConfig else []
-    assert list(inputs) == [model.main_input_name, *texts]
+    assert list(inputs) == SEVERAL_INPUTS.get(model_class.config_class, [model.main_input_name])
     assert inputs[model.main_input_name].shape == shape
     assert inputs[model.main_input_name].device.type == "cpu"
     with torch.no_grad():

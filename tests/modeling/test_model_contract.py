@@ -126,7 +126,7 @@ def test_block_stands_at_its_position(case, position, attn, block):
         }
         ((before, after),) = seen
         assert torch.equal(before, states[place]) and torch.equal(after, states[place + 1])
-        torch.testing.assert_close(after, model.llm_block(before), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(after, model.llm_block(before, case.token_mask(inputs)), rtol=1e-5, atol=1e-6)
         layers = case.layers(model, inputs)
         assert len(layers) == count or case.positions == (-1,)
         for index, layer in enumerate(layers):
@@ -283,6 +283,7 @@ def test_learns(case, block):
 
 @case_with_loss
 def test_num_items_in_batch_reaches_the_loss(case, block):
+    """Trainer counts every element of the labels."""
     model = case.build(block())
     # Trainer counts the entries of the labels.
     scaled = case.loss_of(model, num_items_in_batch=torch.tensor(8))

@@ -5,7 +5,7 @@ import unittest
 
 import pytest
 import torch
-from model_cases import METER_QUESTIONS, METER_RETRIEVAL, POINT_BERT, VIDEOMAE, VIT
+from model_cases import METER_QUESTIONS, METER_RETRIEVAL, MMTRANSFORMER, POINT_BERT, VECTORNET, VIDEOMAE, VIT
 from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
 
 
@@ -90,3 +90,38 @@ class MeterWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
         if return_labels and model_class is METER_RETRIEVAL.model_class:
             inputs["labels"] = torch.tensor([[1, 0, 0]])
         return inputs
+
+
+class MotionForecastingSuite(ModelCaseSuite):
+    skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """Upstream knows labels of models in its mappings alone."""
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        has_loss = return_labels and model_class is self.case.model_class
+        return {**inputs, **self.case.targets(self.model_tester.batch_size)} if has_loss else inputs
+
+
+class VectorNetWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
+    case = VECTORNET
+    all_model_classes = (VECTORNET.base_class, VECTORNET.model_class)
+    additional_model_inputs = ("vector_mask", "polyline_mask")
+
+
+class MMTransformerWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
+    case = MMTRANSFORMER
+    all_model_classes = (MMTRANSFORMER.base_class, MMTRANSFORMER.model_class)
+    additional_model_inputs = ("agent_positions", "lanes", "agent_mask", "lane_mask")
+    contradicts_the_design = with_reason(
+        "the attentions of agents and of lanes are put together for the output only",
+        "test_retain_grad_hidden_states_attentions",
+    )
+    # Its input embedding is a linear layer, which this test can use.
+    skipped = {
+        **{
+            name: why
+            for name, why in MotionForecastingSuite.skipped.items()
+            if name != "test_enable_input_require_grads_with_gradient_checkpointing"
+        },
+        **contradicts_the_design,
+    }
