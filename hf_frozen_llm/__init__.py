@@ -6,14 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 from . import auto
 from .modeling.configuration_llm_block import LLMBlockConfig
+from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
+from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
+from .modeling.configuration_vectornet_with_llm_block import VectorNetWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling.modeling_llm_block import LLMBlock
+from .modeling.modeling_meter_with_llm_block import (
+    MeterWithLLMBlockForImageTextRetrieval,
+    MeterWithLLMBlockForVisualQuestionAnswering,
+    MeterWithLLMBlockModel,
+)
+from .modeling.modeling_mmtransformer_with_llm_block import (
+    MMTransformerWithLLMBlockForMotionForecasting,
+    MMTransformerWithLLMBlockModel,
+)
 from .modeling.modeling_point_bert_with_llm_block import (
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
+)
+from .modeling.modeling_vectornet_with_llm_block import (
+    VectorNetWithLLMBlockForMotionForecasting,
+    VectorNetWithLLMBlockModel,
 )
 from .modeling.modeling_videomae_with_llm_block import (
     VideoMAEWithLLMBlockForVideoClassification,
@@ -25,6 +41,9 @@ from .modeling.modeling_vision_with_llm_block import (
     VisionWithLLMBlockModel,
 )
 from .modeling.modeling_vit_with_llm_block import ViTWithLLMBlockForImageClassification, ViTWithLLMBlockModel
+from .modeling.motion_forecasting import MotionForecastingOutput
+from .modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
+from .modeling.processing_motion_forecasting import MotionProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
 from .version import __version__
 
@@ -60,10 +79,24 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "LLMBlock",
     "LLMBlockConfig",
+    "MMTransformerWithLLMBlockConfig",
+    "MMTransformerWithLLMBlockForMotionForecasting",
+    "MMTransformerWithLLMBlockModel",
+    "MeterImageProcessor",
+    "MeterProcessor",
+    "MeterWithLLMBlockConfig",
+    "MeterWithLLMBlockForImageTextRetrieval",
+    "MeterWithLLMBlockForVisualQuestionAnswering",
+    "MeterWithLLMBlockModel",
+    "MotionForecastingOutput",
+    "MotionProcessor",
     "PointBertWithLLMBlockConfig",
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",
     "PointCloudProcessor",
+    "VectorNetWithLLMBlockConfig",
+    "VectorNetWithLLMBlockForMotionForecasting",
+    "VectorNetWithLLMBlockModel",
     "ViTWithLLMBlockConfig",
     "ViTWithLLMBlockForImageClassification",
     "ViTWithLLMBlockModel",

@@ -307,10 +307,12 @@ def push(
 
 @app.command()
 def convert(
-    checkpoint: str = typer.Argument(help="The .pth file."),
+    checkpoint: str = typer.Argument(help="The .pth or .ckpt file."),
     task: str = typer.Option(help="Task of the model, as in recipes."),
     output: str = typer.Option(help="Folder for the model; it must not exist or be empty."),
     num_attention_heads: int | None = typer.Option(None, help="Attention heads of the host."),
+    vision_num_attention_heads: int | None = typer.Option(None, help="Attention heads of METER's image encoder."),
+    text_num_attention_heads: int | None = typer.Option(None, help="Attention heads of METER's text encoder."),
     llm_num_attention_heads: int | None = typer.Option(None, help="Attention heads of the LLM layer."),
     layer_index: int | None = typer.Option(None, help="Index of the LLM layer; by default that of the released code."),
     llm_name_or_path: str | None = typer.Option(None, help="Where the LLM layer came from."),
@@ -322,7 +324,7 @@ def convert(
     ema: bool = typer.Option(False, "--ema", help="Take the averaged weights."),
 ) -> None:
     """
-    Convert a CHECKPOINT of the paper's released code to a model of this package.
+    Convert a CHECKPOINT of the paper's released code, or a published METER, to a model of this package.
 
     Sizes are read from the tensors; the options give the sizes that the tensors do not show. Every tensor is printed
     with its new name.
@@ -331,6 +333,8 @@ def convert(
 
     given = {
         "num_attention_heads": num_attention_heads,
+        "vision_num_attention_heads": vision_num_attention_heads,
+        "text_num_attention_heads": text_num_attention_heads,
         "llm_num_attention_heads": llm_num_attention_heads,
         "layer_index": layer_index,
         "llm_name_or_path": llm_name_or_path,

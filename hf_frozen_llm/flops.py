@@ -7,13 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_frozen_llm.auto import TASK_MODELS
+from hf_frozen_llm.auto import OTHER_MODELS, TASK_MODELS
 
 
 def build_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
     """Build the task model of a configuration without its weights."""
+    saved_class = (config.architectures or [""])[0]
     with torch.device("meta"):
-        return TASK_MODELS[config.model_type](config)
+        return OTHER_MODELS.get(saved_class, TASK_MODELS[config.model_type])(config)
 
 
 def count_flops(

@@ -4,6 +4,7 @@ The package's models at tiny size, one `ModelCase` each. modeling/test_model_con
 new model needs an entry here, and separate tests only for its special behaviour.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
+    AutoModelForVisualQuestionAnswering,
+    RobertaTokenizer,
     VideoMAEForVideoClassification,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -26,10 +29,23 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 
 from hf_frozen_llm import (
     LLMBlockConfig,
+    MeterImageProcessor,
+    MeterProcessor,
+    MeterWithLLMBlockConfig,
+    MeterWithLLMBlockForImageTextRetrieval,
+    MeterWithLLMBlockForVisualQuestionAnswering,
+    MeterWithLLMBlockModel,
+    MMTransformerWithLLMBlockConfig,
+    MMTransformerWithLLMBlockForMotionForecasting,
+    MMTransformerWithLLMBlockModel,
+    MotionProcessor,
     PointBertWithLLMBlockConfig,
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
     PointCloudProcessor,
+    VectorNetWithLLMBlockConfig,
+    VectorNetWithLLMBlockForMotionForecasting,
+    VectorNetWithLLMBlockModel,
     VideoMAEWithLLMBlockConfig,
     VideoMAEWithLLMBlockForVideoClassification,
     VideoMAEWithLLMBlockModel,
@@ -77,14 +93,18 @@ class ModelCase:
             not for models without a loss.
         output (`str`, *optional*, defaults to `"logits"`): the main output.
         head (`tuple[str, ...]`, *optional*): modules besides the host and the block.
-        auto_class (`type`, *optional*, defaults to `AutoModel`): the Auto class of `model_class`.
+        invariant (`set[str]`, *optional*): parameters of the head on which the loss does not depend.
+        auto_class (`type` or `None`, *optional*, defaults to `AutoModel`): the Auto class of `model_class`, if it
+            has one.
         plain_class (`type`, *optional*): transformers' own class of the same function without a block.
         positions (`tuple[int, ...]`, *optional*): the possible positions of the block.
         layers (`Callable[[model, dict[str, Tensor]], list[Callable]]`, *optional*): the host's layers as functions of
             only the hidden states, for a model whose block can run before some of them.
+        token_mask (`Callable[[dict[str, Tensor]], Tensor]`, *optional*): the mask of the block's tokens, for a model
+            that pads them.
         base_kwargs (`dict[str, Any]`, *optional*): arguments of `base_class` that omit modules that no head uses.
         processor (`Callable[[], Any]`, *optional*): builds the processor.
-        sample (`Callable[[], Any]`, *optional*): one example for the processor.
+        sample (`Callable[[], Any]`, *optional*): one example for the processor, or a dictionary of its arguments.
         pipeline (`str`, *optional*): transformers' pipeline that takes the sample.
     """
 
@@ -99,14 +119,26 @@ class ModelCase:
     targets: Callable[[int], Tensors] = lambda batch: {}
     output: str = "logits"
     head: tuple[str, ...] = ()
-    auto_class: type = AutoModel
+    invariant: set[str] = field(default_factory=set)
+    auto_class: type | None = AutoModel
     plain_class: type | None = None
     positions: tuple[int, ...] = (-1,)
     layers: Callable[[Model, Tensors], list[Callable]] = lambda model, inputs: []
+    token_mask: Callable[[Tensors], torch.Tensor | None] = lambda inputs: None
     base_kwargs: dict[str, Any] = field(default_factory=dict)
     processor: Callable[[], Any] | None = None
     sample: Callable[[], Any] | None = None
     pipeline: str | None = None
+
+    @property
+    def loader(self) -> Any:
+        """The class that loads a saved `model_class`."""
+        return self.auto_class or self.model_class
+
+    def process(self, processor: Any) -> Tensors:
+        sample = self.sample()
+        arguments = ((), sample) if isinstance(sample, dict) else ((sample,), {})
+        return processor(*arguments[0], **arguments[1], return_tensors="pt")
 
     def build(self, llm_block: LLMBlockConfig | None, model_class: type | None = None, **fields: Any) -> Model:
         """Build a model with the same weights at every call; the host's are random, its norms' too."""
@@ -296,10 +328,237 @@ POINT_BERT = ModelCase(
     processor=lambda: PointCloudProcessor(num_points=32),
     sample=lambda: np.random.default_rng(0).normal(size=(50, 3)),
 )
+
+
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.long)
+
+
+def pairs(batch: int) -> Tensors:
+    """Images and texts of 6 tokens; every second text ends with padding."""
+    input_ids = torch.arange(6 * batch).view(batch, 6) % 17 + 3
+    attention_mask = torch.ones_like(input_ids)
+    input_ids[1::2, 4:], attention_mask[1::2, 4:] = 1, 0
+    return {"pixel_values": randn(batch, 3, 8, 8), "input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def groups(batch: int) -> Tensors:
+    """One match in each group of two."""
+    labels = torch.tensor([[1, 0], [0, 1]] * batch)[: batch // 2]
+    return {"labels": labels if batch % 2 == 0 else ones(batch)}
+
+
+def fused(model: Model, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The pooled texts, which the block does not change, and the pooled images."""
+    text, _ = model.meter.fuse(model.meter.encode(**pairs(len(hidden_states)), pixel_mask=None))
+    return model.meter.pool(text, hidden_states)
+
+
+def tokenizer() -> RobertaTokenizer:
+    """The special tokens of RoBERTa, a space, and some letters."""
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", *"acdeorst"]
+    return RobertaTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}, merges=[])
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+METER_QUESTIONS = ModelCase(
+    config_class=MeterWithLLMBlockConfig,
+    base_class=MeterWithLLMBlockModel,
+    model_class=MeterWithLLMBlockForVisualQuestionAnswering,
+    fields={
+        **SIZES,
+        **NO_DROPOUT,
+        "vision_config": {**SIZES, "hidden_size": 16, "num_hidden_layers": 1, "image_size": 8},
+        "text_config": {
+            **{**SIZES, **NO_DROPOUT, "hidden_size": 20, "num_hidden_layers": 1},
+            **{"vocab_size": 20, "max_position_embeddings": 12, "type_vocab_size": 1},
+        },
+        "num_labels": 3,
+    },
+    inputs=pairs,
+    num_tokens=5,
+    finish=lambda model, hidden_states: model.classifier(fused(model, hidden_states)),
+    refused=[
+        ({**pairs(2), **pixels(2, 3, 12, 12)}, ["pixel_values", r"\(batch, 3, 8, 8\)", "image_size"]),
+        ({**pairs(2), **pixels(2, 1, 8, 8)}, ["pixel_values", "num_channels"]),
+        ({**pairs(2), "pixel_values": None}, ["pixel_values"]),
+        ({**pairs(2), "input_ids": None}, ["input_ids"]),
+        (
+            {**pairs(2), "input_ids": ones(3, 6)},
+            [r"input_ids has the shape \(3, 6\)", "2 images"],
+        ),
+        ({**pairs(2), "input_ids": ones(2, 11)}, ["has 11 tokens", "allows 10", "truncation"]),
+        ({**pairs(2), "attention_mask": ones(2, 7)}, [r"attention_mask has the shape \(2, 7\).*\(2, 6\)"]),
+        ({**pairs(2), "pixel_mask": ones(2, 4, 8)}, [r"pixel_mask has the shape \(2, 4, 8\).*\(2, 8, 8\)"]),
+        ({**pairs(2), "labels": ones(2)}, [r"labels has the shape \(2,\)", r"\(batch, num_labels\) = \(2, 3\)"]),
+    ],
+    targets=lambda batch: {"labels": torch.eye(3)[torch.arange(batch) % 3]},
+    head=("classifier",),
+    auto_class=AutoModelForVisualQuestionAnswering,
+    processor=lambda: MeterProcessor(
+        MeterImageProcessor({"shortest_edge": 8}), tokenizer(), ["cat", "dog", "bird"], max_length=6
+    ),
+    sample=lambda: {"images": image(), "text": "cats"},
+)
+METER_RETRIEVAL = dataclasses.replace(
+    METER_QUESTIONS,
+    model_class=MeterWithLLMBlockForImageTextRetrieval,
+    finish=lambda model, hidden_states: model.match_head(fused(model, hidden_states)),
+    refused=[
+        *METER_QUESTIONS.refused[:-1],
+        (
+            {**pairs(2), "labels": ones(3)},
+            [r"labels has the shape \(3,\)", r"\(groups, pairs\)"],
+        ),
+    ],
+    targets=groups,
+    output="match_logits",
+    head=("match_head", "rank_head"),
+    invariant={"rank_head.bias"},  # the scores of a group are compared
+    auto_class=None,
+)
+
+
+def padded(num_valid: list[int], num_padded: int, batch: int) -> torch.Tensor:
+    """Masks: of each example, this many tokens, in turn, then padding."""
+    counts = torch.tensor([num_valid[index % len(num_valid)] for index in range(batch)])
+    return (torch.arange(num_padded) < counts[:, None]).float()
+
+
+def scenes(batch: int) -> Tensors:
+    """Three agents and four lanes, some of them padding."""
+    return {
+        "agent_history": randn(batch, 3, 5, 4),
+        "agent_positions": randn(batch, 3, 2),
+        "lanes": randn(batch, 4, 6, 5),
+        "agent_mask": padded([3, 2], 3, batch),
+        "lane_mask": padded([3, 4], 4, batch),
+    }
+
+
+def traffic(num_agents: int, num_lanes: int) -> dict[str, Any]:
+    steps = np.arange(6.0)
+    return {
+        "positions": np.stack([np.stack([steps + y, steps * y], axis=1) for y in range(num_agents)]),
+        "timestamps": steps / 10,
+        "target": 0,
+        "lanes": [{"centerline": [[-5, y], [20, y + 2]], "is_intersection": y > 2} for y in range(num_lanes)],
+    }
+
+
+def futures(batch: int) -> Tensors:
+    return {"labels": randn(batch, 6, 2).cumsum(dim=1)}
+
+
+def finish_mmtransformer(model: Model, hidden_states: torch.Tensor) -> torch.Tensor:
+    """The head reads the target's proposals, too."""
+    inputs = model.mmtransformer.complete_inputs(**scenes(2))
+    _, proposals = model.mmtransformer.encode(*inputs)
+    return model.decoder(hidden_states[:, 0], proposals[:, 0])[0].cumsum(dim=-2)
+
+
+MMTRANSFORMER = ModelCase(
+    config_class=MMTransformerWithLLMBlockConfig,
+    base_class=MMTransformerWithLLMBlockModel,
+    model_class=MMTransformerWithLLMBlockForMotionForecasting,
+    fields={
+        "num_future_steps": 6,
+        "num_proposals": 3,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "position_hidden_size": 8,
+        "lane_hidden_size": 6,
+        "decoder_hidden_size": 16,
+    },
+    inputs=scenes,
+    num_tokens=7,
+    finish=finish_mmtransformer,
+    refused=[
+        ({"agent_history": torch.zeros(2, 3, 5, 4)}, ["agent_history and agent_positions"]),
+        (
+            {"agent_history": torch.zeros(2, 7, 4), "agent_positions": torch.zeros(2, 3, 2)},
+            [r"\(2, 7, 4\); it must be \(batch, agents, steps, 4\)", "num_history_features"],
+        ),
+        (
+            {"agent_history": torch.zeros(2, 3, 7, 5), "agent_positions": torch.zeros(2, 3, 2)},
+            [r"\(2, 3, 7, 5\)", "num_history_features"],
+        ),
+        ({**scenes(2), "agent_positions": torch.zeros(2, 4, 2)}, [r"agent_positions .* must be \(2, 3, 2\)"]),
+        ({**scenes(2), "lanes": torch.zeros(2, 4, 6, 4)}, [r"lanes has the shape \(2, 4, 6, 4\)", "attributes"]),
+        ({**scenes(2), "lane_mask": torch.ones(2, 5)}, [r"lane_mask has the shape \(2, 5\); it must be \(2, 4\)"]),
+        ({**scenes(2), "agent_mask": torch.ones(2, 4)}, [r"agent_mask has the shape \(2, 4\)"]),
+        ({}, ["agent_history"]),
+    ],
+    targets=futures,
+    output="trajectories",
+    head=("decoder",),
+    token_mask=lambda inputs: torch.cat([inputs["agent_mask"], inputs["lane_mask"]], dim=1),
+    processor=lambda: MotionProcessor(num_history_steps=6, num_lane_points=6),
+    sample=lambda: traffic(3, 4),
+)
+
+
+def polylines(batch: int) -> Tensors:
+    """Four polylines of up to five vectors, some of them padding."""
+    return {
+        "polyline_vectors": randn(batch, 4, 5, 9),
+        "vector_mask": padded([5, 3, 4, 5], 5, batch * 4).reshape(batch, 4, 5),
+        "polyline_mask": padded([4, 3], 4, batch),
+    }
+
+
+VECTORNET = ModelCase(
+    config_class=VectorNetWithLLMBlockConfig,
+    base_class=VectorNetWithLLMBlockModel,
+    model_class=VectorNetWithLLMBlockForMotionForecasting,
+    fields={
+        "num_future_steps": 6,
+        "num_modes": 3,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "decoder_hidden_size": 64,
+        "trajectory_loss": "huber",
+    },
+    inputs=polylines,
+    num_tokens=4,
+    finish=lambda model, hidden_states: model.decoder(hidden_states[:, 0])[0].cumsum(dim=-2),
+    refused=[
+        (
+            {"polyline_vectors": torch.zeros(2, 4, 5, 6)},
+            [r"\(2, 4, 5, 6\); it must be \(batch, polylines, vectors, 9\)", "num_vector_features"],
+        ),
+        ({"polyline_vectors": torch.zeros(4, 5, 9)}, [r"\(4, 5, 9\)"]),
+        ({**polylines(2), "vector_mask": torch.ones(2, 4, 6)}, [r"vector_mask .* must be \(2, 4, 5\)"]),
+        ({**polylines(2), "polyline_mask": torch.ones(2, 5)}, [r"polyline_mask .* must be \(2, 4\)"]),
+        ({}, ["polyline_vectors"]),
+    ],
+    targets=futures,
+    output="trajectories",
+    head=("decoder",),
+    positions=(-1, 0, 1),
+    layers=lambda model, inputs: [
+        lambda nodes, layer=layer: layer(
+            nodes,
+            model.vectornet.embed(inputs["polyline_vectors"], inputs["vector_mask"].bool())[1],
+            inputs["polyline_mask"].bool(),
+        )[0]
+        for layer in model.vectornet.layers
+    ],
+    token_mask=lambda inputs: inputs["polyline_mask"],
+    processor=lambda: MotionProcessor(format="polylines", num_history_steps=6, num_lane_points=6),
+    sample=lambda: traffic(2, 2),
+)
 CASES = {
     "vit": VIT,
     "vision": VISION,
     "vision_encoder": VISION_ENCODER,
     "videomae": VIDEOMAE,
     "point_bert": POINT_BERT,
+    "meter_questions": METER_QUESTIONS,
+    "meter_retrieval": METER_RETRIEVAL,
+    "vectornet": VECTORNET,
+    "mmtransformer": MMTRANSFORMER,
 }

@@ -438,4 +438,47 @@ MUTANTS = [
         "metric.format(scores.std(ddof=0))",
         "tests/commands/test_ablation_report.py::test_tables",
     ),
+    # Motion forecasting.
+    Mutant(
+        "motion: queries and keys of the decoder are normed",
+        "modeling/mmtransformer_layers.py",
+        "self.self_attention(proposals, proposals, self.norm1(proposals))",
+        "self.self_attention(*[self.norm1(proposals)] * 3)",
+        "tests/modeling/test_mmtransformer_with_llm_block.py::test_numbers_of_the_released_modules",
+    ),
+    Mutant(
+        "motion: scenes without lanes attend to padding",
+        "modeling/mmtransformer_layers.py",
+        "output * mask.any(dim=-1)[:, None, None], weights",
+        "output, weights",
+        "tests/modeling/test_mmtransformer_with_llm_block.py::test_a_scene_without_lanes",
+    ),
+    Mutant(
+        "motion: padded vectors enter the maximum",
+        "modeling/polyline_subgraph.py",
+        "features = features.masked_fill(~mask[..., None], 0)",
+        "features = 1 * features",
+        "tests/modeling/test_vectornet_with_llm_block.py::test_padding_and_order_change_nothing",
+    ),
+    Mutant(
+        "motion: the loss ignores how Trainer counts labels",
+        "modeling/motion_forecasting.py",
+        "losses.sum() * errors.positions[0].numel() / num_items_in_batch",
+        "losses.sum() / num_items_in_batch",
+        "tests/modeling/test_model_contract.py::test_num_items_in_batch_reaches_the_loss",
+    ),
+    Mutant(
+        "motion: minADE is always the smallest",
+        "hf_frozen_llm/metrics/motion.py",
+        'best_final if rule == "argoverse1" else int(errors["ade"].argmin())',
+        'int(errors["ade"].argmin())',
+        "tests/metrics/test_motion.py::test_argoverse_1",
+    ),
+    Mutant(
+        "motion: gaps are motion",
+        "modeling/processing_motion_forecasting.py",
+        "np.diff(filled, axis=1) * is_seen[..., None]",
+        "np.diff(filled, axis=1)",
+        "tests/modeling/test_motion_processor.py::test_gaps_and_agents_seen_once",
+    ),
 ]

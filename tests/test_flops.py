@@ -10,7 +10,12 @@ from transformers.initialization import meta_device_safe_creation_ops
 
 from hf_frozen_llm import (
     LLMBlockConfig,
+    MeterWithLLMBlockConfig,
+    MeterWithLLMBlockForImageTextRetrieval,
+    MeterWithLLMBlockForVisualQuestionAnswering,
+    MMTransformerWithLLMBlockConfig,
     PointBertWithLLMBlockConfig,
+    VectorNetWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
     ViTWithLLMBlockConfig,
@@ -21,11 +26,13 @@ from hf_frozen_llm.flops import build_on_meta, count_flops
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 IMAGES = {"image_size": 32, "patch_size": 8}
 DINOV2 = {"model_type": "dinov2", "mlp_ratio": 2, **IMAGES, **SIZES}
+METER = {"vision_config": {**SIZES, **IMAGES}, "text_config": {**SIZES, "vocab_size": 9}}
 CONFIGS = {
     "vit": (ViTWithLLMBlockConfig, {**SIZES, **IMAGES}),
     "vision": (VisionWithLLMBlockConfig, {"vision_config": DINOV2}),
     "videomae": (VideoMAEWithLLMBlockConfig, {**SIZES, **IMAGES, "num_frames": 4}),
     "point_bert": (PointBertWithLLMBlockConfig, {**SIZES, "num_groups": 16, "group_size": 8}),
+    "meter": (MeterWithLLMBlockConfig, {**SIZES, **METER}),
 }
 LLAMA = {
     "model_type": "llama",
@@ -52,6 +59,8 @@ COUNTS = {
     ("videomae", True): (4719040, 11535680, 8193344),
     ("point_bert", False): (110153472, 330349824, 110193408),
     ("point_bert", True): (111550464, 333811712, 113583616),
+    ("meter", False): (2354560, 6867072, 2364544),
+    ("meter", True): (2541440, 7425664, 2885760),
 }
 
 
@@ -61,6 +70,17 @@ def test_counts(name, with_block):
     forward, step = count_flops(config, batch_size=4)
     frozen_forward, frozen_step = count_flops(config, batch_size=4, freeze_host=True)
     assert (forward, step, frozen_step) == COUNTS[name, with_block] and frozen_forward == forward
+
+
+def test_two_models_of_one_type():
+    config = make_config("meter")
+    assert type(build_on_meta(config)) is MeterWithLLMBlockForVisualQuestionAnswering
+    config.architectures = ["MeterWithLLMBlockForImageTextRetrieval"]
+    model = build_on_meta(config)
+    assert type(model) is MeterWithLLMBlockForImageTextRetrieval
+    head = 2 * config.hidden_size
+    in_questions = head**2 + 7 * head  # multiply-adds of the classifier of answers
+    assert COUNTS["meter", True][0] - count_flops(config, batch_size=4)[0] == 2 * (in_questions - 3 * head)
 
 
 def test_products_by_hand():
@@ -100,7 +120,7 @@ def test_the_models_own_loss_has_the_same_count(name):
     model = build_on_meta(make_config(name)).train()
     with torch.device("meta"):
         inputs = {key: tensor[:1].expand(4, *tensor.shape[1:]) for key, tensor in model.dummy_inputs.items()}
-        labels = torch.zeros(4, dtype=torch.long)
+        labels = torch.zeros(4, 7) if name == "meter" else torch.zeros(4, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model(**inputs, labels=labels).loss.backward()
     assert counter.get_total_flops() / 4 == count_flops(make_config(name), batch_size=4)[1]
@@ -116,3 +136,20 @@ def test_counts_after_a_model_was_loaded(name):
         assert count_flops(make_config(name), batch_size=4)[0] == COUNTS[name, True][0]
     finally:
         _device._device_constructors.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("config_class", "expected"),
+    [
+        (VectorNetWithLLMBlockConfig, {"plain": (0.076, 0.227), "fast": (0.559, 1.278), "slow": (39.285, 78.996)}),
+        (MMTransformerWithLLMBlockConfig, {"plain": (0.78, 2.338), "fast": (1.263, 3.389), "slow": (39.988, 81.107)}),
+    ],
+)
+def test_scenes_of_the_papers_size(config_class, expected):
+    """96 polylines, with a LLaMA-7B layer of which only the target's token is computed, or the whole layer."""
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 1}
+    llama = {"llm_config": {"model_type": "llama", **sizes}, "weights": "random"}
+    blocks = {"plain": None, "fast": LLMBlockConfig(**llama), "slow": LLMBlockConfig(**llama, fast=False)}
+    for name, block in blocks.items():
+        counts = count_flops(config_class(llm_block=block), batch_size=32)
+        assert tuple(round(count / 1e9, 3) for count in counts) == expected[name], name

@@ -1,5 +1,8 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Convert checkpoints of the paper's released code (github.com/ziqipang/LM4VisualEncoding) to our models."""
+"""
+Convert checkpoints of the paper's released code (github.com/ziqipang/LM4VisualEncoding) and of its hosts, such as
+METER, to our models.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,35 +15,39 @@ from hf_frozen_llm.conversion.checkpoint import (
     load_state_dict,
     split_pretraining,
 )
+from hf_frozen_llm.conversion.meter import METER
+from hf_frozen_llm.conversion.mmtransformer import MMTRANSFORMER
 from hf_frozen_llm.conversion.point_bert import POINT_BERT
 from hf_frozen_llm.conversion.videomae import VIDEOMAE
 from hf_frozen_llm.conversion.vit import VIT
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
-from hf_frozen_llm.tasks import TASKS
+from hf_frozen_llm.tasks import MODELS
 
 
-ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT)
+ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, METER, MMTRANSFORMER)
 
 
 def convert_released_checkpoint(
     checkpoint: str | Path | StateDict, task: str, use_ema: bool = False, **config: Any
 ) -> PreTrainedModelWithLLMBlock:
     """
-    Convert a checkpoint of the released code to a model of this package.
+    Convert a checkpoint of the released code, or a published METER, to a model of this package.
 
     Args:
         checkpoint (`str`, `Path` or `dict`):
-            The `.pth` file, or its state dictionary. No code in it is executed.
+            The `.pth` or `.ckpt` file, or its state dictionary. No code in it is executed.
         task (`str`):
-            The task that the model is for, by the name that recipes use.
+            The task that the model is for, by the name that recipes use; `"feature-extraction"` for a METER without a
+            head.
         use_ema (`bool`, *optional*, defaults to `False`):
             Whether to convert the averaged weights (`model_ema`).
         config:
             Fields of the model's configuration that the tensors do not show: `num_attention_heads` of the host;
             `llm_num_attention_heads` if the checkpoint has an LLM layer; `num_frames` and `image_size` of a VideoMAE;
-            `num_groups` and `group_size` of a Point-BERT. Other fields are optional, among them `layer_index` (by
-            default that of the released code: 15 for VideoMAE, otherwise 31), `llm_name_or_path` and
-            `llm_rms_norm_eps` (1e-6).
+            `num_groups` and `group_size` of a Point-BERT; `vision_num_attention_heads` and `text_num_attention_heads`
+            of a METER. Other fields are optional, among them `layer_index` (by default that of the released code: 15
+            for VideoMAE, otherwise 31), `llm_name_or_path`, `llm_rms_norm_eps` (1e-6) and, of an mmTransformer,
+            `num_social_decoder_layers`, without which its social decoder is left out.
 
     Returns:
         `PreTrainedModelWithLLMBlock`: the model in evaluation mode; saved folders include the LLM layer.
@@ -93,12 +100,12 @@ def read_released_checkpoint(
 
 def find_model_class(task: str, model_type: str) -> type[PreTrainedModelWithLLMBlock]:
     """Return the class of a model type for a task."""
-    if task not in TASKS:
-        raise ValueError(f"task is {task!r}; it must be one of {tuple(TASKS)}.")
-    if model_type not in TASKS[task].models:
-        fitting = [name for name, other in TASKS.items() if model_type in other.models]
+    if task not in MODELS:
+        raise ValueError(f"task is {task!r}; it must be one of {tuple(MODELS)}.")
+    if model_type not in MODELS[task]:
+        fitting = [name for name, models in MODELS.items() if model_type in models]
         raise ValueError(
             f"The checkpoint is of {' or '.join(fitting)}, not of {task}. "
             f"Convert it with task={' or '.join(map(repr, fitting))}."
         )
-    return TASKS[task].models[model_type]
+    return MODELS[task][model_type]

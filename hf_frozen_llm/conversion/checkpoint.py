@@ -1,8 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The parts of a conversion that all architectures share: files, tensor names, the LLM block, building the model."""
 
+import pickle
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from hf_frozen_llm.conversion.foreign_objects import load_tensors
 from hf_frozen_llm.modeling.checkpoint_files import UNPICKLING_ERRORS, load_pickle
 from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig
 from hf_frozen_llm.modeling.meta_checkpoint import META_LAYER
@@ -77,11 +80,13 @@ class Architecture:
         make_config (`Callable[[StateDict, GivenFields], PreTrainedConfig]`):
             Reads the sizes from the tensors.
         head (`tuple[str, ...]`, *optional*, defaults to `("classifier.",)`):
-            Prefixes of the modules that are newly initialised if the checkpoint has no classifier.
+            Prefixes of the modules that are newly initialised if the checkpoint has none of their tensors.
         pretraining_prefix (`str`, *optional*):
             The prefix of the host in checkpoints of its pre-training, which hold other modules too.
         pretraining_only (`tuple[str, ...]`, *optional*):
             Prefixes of tensors below `pretraining_prefix` that the classifier does not have.
+        find_left_out (`Callable[[StateDict, type, dict[str, Any]], dict[str, str]]`, *optional*):
+            Finds the tensors that a model class with the caller's fields does not use, with the reasons.
     """
 
     name: str
@@ -92,6 +97,9 @@ class Architecture:
     head: tuple[str, ...] = ("classifier.",)
     pretraining_prefix: str | None = None
     pretraining_only: tuple[str, ...] = ()
+    find_left_out: Callable[[StateDict, type[PreTrainedModelWithLLMBlock], dict[str, Any]], dict[str, str]] = (
+        lambda state, model_class, fields: {}
+    )
 
 
 @dataclass
@@ -146,7 +154,12 @@ def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     try:
-        return load_pickle(str(path))
+        try:
+            return load_pickle(str(path))
+        except pickle.UnpicklingError:
+            if not zipfile.is_zipfile(path):
+                raise
+            return load_tensors(path)
     except UNPICKLING_ERRORS as error:
         raise ValueError(
             f"{path} cannot be read ({error}). It is damaged, or it holds objects other than tensors, whose code is "
@@ -172,9 +185,12 @@ def convert_state_dict(
     fields: dict[str, Any],
 ) -> ConvertedCheckpoint:
     """Rename every tensor and read the configuration; refuse unknown tensors."""
+    left_out = left_out | architecture.find_left_out(state, model_class, fields)
     converted = ConvertedCheckpoint(architecture, model_class, config=None, left_out=left_out)
     unknown = []
     for name, tensor in state.items():
+        if name in left_out:
+            continue
         targets = rename(name, architecture.names)
         for target, part in zip(targets, tensor.chunk(len(targets)) if len(targets) > 1 else [tensor]):
             converted.tensors[target], converted.sources[target] = part, name
@@ -255,8 +271,7 @@ def build_model(converted: ConvertedCheckpoint) -> PreTrainedModelWithLLMBlock:
         save_file(tensors, Path(folder, "model.safetensors"), metadata={"format": "pt"})
         model, info = model_class.from_pretrained(folder, output_loading_info=True)
     model.config._name_or_path, model.config.architectures = "", [model_class.__name__]
-    has_classifier = any(name.startswith("classifier.") for name in converted.tensors)
-    new = () if has_classifier else converted.architecture.head
+    new = tuple(head for head in converted.architecture.head if not any(n.startswith(head) for n in converted.tensors))
     missing = {name for name in info["missing_keys"] if not name.startswith(new)}
     if problems := sorted({*missing, *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])}):
         raise ValueError(

@@ -15,7 +15,13 @@ from typing import Any
 import yaml
 from huggingface_hub import HfApi, errors
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoBackbone, AutoModel, AutoModelForImageClassification, AutoModelForVideoClassification
+from transformers import (
+    AutoBackbone,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    AutoModelForVisualQuestionAnswering,
+)
 
 import hf_frozen_llm
 from hf_frozen_llm.auto import TASK_MODELS
@@ -34,6 +40,7 @@ AUTO_CLASSES: tuple[Any, ...] = (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForVideoClassification,
+    AutoModelForVisualQuestionAnswering,
     AutoBackbone,
 )
 PROCESSOR_CONFIG, RECIPE = "preprocessor_config.json", "recipe.yaml"

@@ -1,7 +1,14 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """The tasks of this package: the only list of them."""
 
+from hf_frozen_llm.modeling.modeling_meter_with_llm_block import (
+    MeterWithLLMBlockForImageTextRetrieval,
+    MeterWithLLMBlockForVisualQuestionAnswering,
+    MeterWithLLMBlockModel,
+)
+from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks.image_classification import ImageClassification
+from hf_frozen_llm.tasks.motion_forecasting import MotionForecasting
 from hf_frozen_llm.tasks.point_cloud_classification import PointCloudClassification
 from hf_frozen_llm.tasks.task import Task
 from hf_frozen_llm.tasks.video_classification import VideoClassification
@@ -9,7 +16,15 @@ from hf_frozen_llm.tasks.video_classification import VideoClassification
 
 # by name; the first one is the default
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification)
+    task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification, MotionForecasting)
+}
+
+# by task and model type; the last three can be converted, but are not trained yet
+MODELS: dict[str, dict[str, type[PreTrainedModelWithLLMBlock]]] = {
+    **{name: task.models for name, task in TASKS.items()},
+    "visual-question-answering": {"meter_with_llm_block": MeterWithLLMBlockForVisualQuestionAnswering},
+    "image-text-retrieval": {"meter_with_llm_block": MeterWithLLMBlockForImageTextRetrieval},
+    "feature-extraction": {"meter_with_llm_block": MeterWithLLMBlockModel},
 }
 
 

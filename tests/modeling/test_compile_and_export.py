@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from distributed_uses import LABELS, MODELS, pixels_of
+from model_cases import METER_QUESTIONS, METER_RETRIEVAL
 from model_uses import CASES, EVERY, assert_same_gradients, every_host, gradients, logits, three_models
 from packaging.version import Version
 from tiny_hosts import HOSTS
@@ -98,3 +99,48 @@ def test_onnx(host, build_model, tmp_path):
     for batch in (1, 2, 5):
         (actual,) = session.run(["logits"], {"pixel_values": pixels_of(host, batch).numpy()})
         torch.testing.assert_close(torch.from_numpy(actual), logits(model, host, batch), rtol=1e-4, atol=1e-4)
+
+
+meter_case = pytest.mark.parametrize("case", [METER_QUESTIONS, METER_RETRIEVAL], ids=["questions", "retrieval"])
+
+
+@meter_case
+def test_meter_compiled_in_one_graph(case, block):
+    model = case.build(block(input_scale=7.0)).train()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    results = []
+    for called in (model, compiled):
+        model.zero_grad()
+        outputs = called(**case.inputs(4), **case.targets(4))
+        outputs.loss.backward()
+        results.append((outputs[case.output], gradients(model)))
+    torch.testing.assert_close(results[1][0], results[0][0])
+    assert_same_gradients(results[1][1], results[0][1])
+
+
+@meter_case
+def test_meter_exported(case, block):
+    model = case.build(block(input_scale=7.0))
+    dynamic = {name: {0: torch.export.Dim("batch", min=1, max=64)} for name in case.inputs(1)}
+    program = torch.export.export(model, (), case.inputs(3), dynamic_shapes=dynamic, strict=False).module()
+    for batch in (1, 2, 5):
+        actual = program(**case.inputs(batch))[case.output]
+        torch.testing.assert_close(actual, case.output_of(model, batch), rtol=1e-5, atol=1e-5)
+
+
+@meter_case
+def test_meter_in_onnx(case, block, tmp_path):
+    model = case.build(block(input_scale=7.0))
+    dynamic = {name: {0: torch.export.Dim("batch", min=1, max=64)} for name in case.inputs(1)}
+    program = OnnxExporter().export(model, case.inputs(3), OnnxConfig(dynamic_shapes=dynamic))
+    if hasattr(program, "save_pretrained"):
+        program.save_pretrained(tmp_path)
+    else:
+        program.save(str(tmp_path / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for batch in (1, 2, 5):
+        inputs = {name: tensor.numpy() for name, tensor in case.inputs(batch).items()}
+        (actual,) = session.run([case.output], inputs)
+        expected = case.output_of(model, batch)
+        torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=1e-4, atol=1e-4)

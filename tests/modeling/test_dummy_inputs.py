@@ -10,7 +10,10 @@ from transformers import Dinov2Config, SwinConfig, VideoMAEConfig
 import hf_frozen_llm
 from hf_frozen_llm import (
     LLMBlockConfig,
+    MeterWithLLMBlockConfig,
+    MMTransformerWithLLMBlockConfig,
     PointBertWithLLMBlockConfig,
+    VectorNetWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
     ViTWithLLMBlockConfig,
@@ -29,6 +32,7 @@ LLAMA = {
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
 SWIN = {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "image_size": 16, "patch_size": 4}
 VIDEO = {**SIZES, "image_size": 16, "patch_size": 8, "num_frames": 4, "tubelet_size": 2}
+METER = {"vision_config": {**SIZES, "image_size": 8, "patch_size": 4}, "text_config": {**SIZES, "vocab_size": 9}}
 # By configuration class, configurations and the shape of the main input that each one means.
 CONFIGS = {
     LLMBlockConfig: [({"hidden_size": 24}, (1, 8, 24))],
@@ -42,10 +46,18 @@ CONFIGS = {
         ({"vision_config": VideoMAEConfig(**VIDEO, use_mean_pooling=False)}, (1, 4, 3, 16, 16)),
     ],
     VideoMAEWithLLMBlockConfig: [(VIDEO, (1, 4, 3, 16, 16))],
+    MeterWithLLMBlockConfig: [({**SIZES, **METER}, (1, 3, 8, 8))],
     PointBertWithLLMBlockConfig: [
         ({**SIZES, "num_groups": 8, "group_size": 4}, (1, 1024, 3)),
         ({**SIZES, "num_groups": 8, "group_size": 1030}, (1, 1030, 3)),
     ],
+    VectorNetWithLLMBlockConfig: [({"hidden_size": 24, "num_vector_features": 7}, (1, 96, 19, 7))],
+    MMTransformerWithLLMBlockConfig: [({**SIZES, "num_history_features": 3}, (1, 32, 19, 3))],
+}
+# Inputs of the models that need more than one.
+SEVERAL_INPUTS = {
+    MMTransformerWithLLMBlockConfig: ["agent_history", "agent_positions", "lanes"],
+    MeterWithLLMBlockConfig: ["pixel_values", "input_ids"],
 }
 MODELS = [
     model
@@ -73,14 +85,14 @@ def tensors_of(outputs):
 
 
 def test_every_model_class_is_tested():
-    assert len(MODELS) == 10 and {model.config_class for model in MODELS} == set(CONFIGS)
+    assert len(MODELS) == 17 and {model.config_class for model in MODELS} == set(CONFIGS)
 
 
 @pytest.mark.parametrize(("model_class", "fields", "shape"), CASES)
 def test_model_runs_on_its_dummy_inputs(model_class, fields, shape):
     model = build(model_class, fields)
     inputs = model.dummy_inputs
-    assert list(inputs) == [model.main_input_name]
+    assert list(inputs) == SEVERAL_INPUTS.get(model_class.config_class, [model.main_input_name])
     assert inputs[model.main_input_name].shape == shape
     assert inputs[model.main_input_name].device.type == "cpu"
     with torch.no_grad():

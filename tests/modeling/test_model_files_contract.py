@@ -115,7 +115,8 @@ def test_config_describes_the_block(case, block):
     assert model.config.llm_block.llm_config.model_type == "llama"
     assert model.config.llm_block.fingerprint is not None
     config, shape = case.config_class(**case.fields, llm_block=block().to_dict()), case.output_of(model).shape
-    for built in (case.model_class(config), case.auto_class.from_config(config)):
+    for build in [case.model_class, *([case.auto_class.from_config] if case.auto_class else [])]:
+        built = build(config)
         assert type(built) is case.model_class and built.llm_block.bytes_read > 0
         assert case.output_of(built).shape == shape
     if case.auto_class is not AutoModel:
@@ -137,7 +138,7 @@ def test_saved_model_loads_by_its_auto_classes(case, save_weights, block, llm_fo
     if save_weights:
         shutil.rmtree(llm)
     assert type(AutoConfig.from_pretrained(folder)) is case.config_class
-    again, info = case.auto_class.from_pretrained(folder, output_loading_info=True)
+    again, info = case.loader.from_pretrained(folder, output_loading_info=True)
     assert type(again) is case.model_class
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert_same_state(again.state_dict(), model.state_dict())
@@ -175,7 +176,7 @@ def test_saved_control_loads(case, control, block, tmp_path):
         for parameter in model.llm_block.parameters():
             parameter.add_(0.01) if parameter.requires_grad else None
     model.save_pretrained(tmp_path)
-    again = case.auto_class.from_pretrained(tmp_path)
+    again = case.loader.from_pretrained(tmp_path)
     torch.testing.assert_close(case.output_of(again), case.output_of(model), rtol=1e-5, atol=1e-6)
     assert frozen_names(again) == frozen_names(model)
     stored = json.loads((tmp_path / "config.json").read_text())["llm_block"]
@@ -191,9 +192,9 @@ def test_processor_feeds_the_model(case, block, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
-    inputs = again(case.sample(), return_tensors="pt")
+    inputs = case.process(again)
     assert inputs.keys() == case.inputs(1).keys()
-    for name, tensor in processor(case.sample(), return_tensors="pt").items():
+    for name, tensor in case.process(processor).items():
         assert torch.equal(inputs[name], tensor) and tensor.shape[1:] == case.inputs(1)[name].shape[1:]
     with torch.no_grad():
         output = model(**inputs)[case.output]
@@ -250,7 +251,7 @@ def test_remote_code(block, tmp_path):
         model.save_pretrained(tmp_path / "plain" / folder)
         torch.save((case.inputs(2), case.output, case.output_of(model)), tmp_path / f"{folder}.pt")
     classes = [
-        (folder, *(c.__name__ for c in (case.config_class, case.model_class, case.auto_class)))
+        (folder, *(c.__name__ for c in (case.config_class, case.model_class, case.auto_class or AutoModel)))
         for folder, case in folders.items()
     ]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1"}
@@ -262,7 +263,7 @@ def test_remote_code(block, tmp_path):
     assert done.stdout.strip().endswith("equal")
     for folder, case in folders.items():
         auto_map = json.loads((tmp_path / "remote" / folder / "config.json").read_text())["auto_map"]
-        assert {"AutoConfig", case.auto_class.__name__} <= auto_map.keys()
+        assert {"AutoConfig", (case.auto_class or AutoModel).__name__} <= auto_map.keys()
         copied = {path.name for path in (tmp_path / "remote" / folder).glob("*.py")}
         of_model = f"modeling_{case.config_class.model_type}.py"
         assert {of_model, "modeling_llm_block.py", "llm_checkpoint.py"} <= copied

@@ -4,7 +4,8 @@
 import unittest
 
 import pytest
-from model_cases import POINT_BERT, VIDEOMAE, VIT
+import torch
+from model_cases import METER_QUESTIONS, METER_RETRIEVAL, MMTRANSFORMER, POINT_BERT, VECTORNET, VIDEOMAE, VIT
 from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
 
 
@@ -64,3 +65,63 @@ class PointBertWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
     all_model_classes = (POINT_BERT.base_class, POINT_BERT.model_class)
     fields = {"drop_path_rate": 0.1, "classifier_dropout": 0.5}
     skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
+
+
+class MeterWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
+    case = METER_QUESTIONS
+    all_model_classes = (METER_QUESTIONS.base_class, METER_QUESTIONS.model_class, METER_RETRIEVAL.model_class)
+    fields = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    additional_model_inputs = ["input_ids"]
+    contradicts_the_design = with_reason(
+        "of foreign classes transformers initialises no module without parameters, which CLIP relies on",
+        "test_can_init_all_missing_weights",
+    )
+    skipped = {
+        **ModelCaseSuite.skipped,
+        **contradicts_the_design,
+        **with_reason("CLIP's conversion only changes prefixes", "test_reverse_loading_mapping"),
+    }
+    del skipped["test_enable_input_require_grads_with_gradient_checkpointing"]  # it has token embeddings
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if return_labels and model_class is METER_QUESTIONS.model_class:
+            inputs["labels"] = torch.ones(self.model_tester.batch_size, 5)
+        if return_labels and model_class is METER_RETRIEVAL.model_class:
+            inputs["labels"] = torch.tensor([[1, 0, 0]])
+        return inputs
+
+
+class MotionForecastingSuite(ModelCaseSuite):
+    skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """Upstream knows labels of models in its mappings alone."""
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        has_loss = return_labels and model_class is self.case.model_class
+        return {**inputs, **self.case.targets(self.model_tester.batch_size)} if has_loss else inputs
+
+
+class VectorNetWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
+    case = VECTORNET
+    all_model_classes = (VECTORNET.base_class, VECTORNET.model_class)
+    additional_model_inputs = ("vector_mask", "polyline_mask")
+
+
+class MMTransformerWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
+    case = MMTRANSFORMER
+    all_model_classes = (MMTRANSFORMER.base_class, MMTRANSFORMER.model_class)
+    additional_model_inputs = ("agent_positions", "lanes", "agent_mask", "lane_mask")
+    contradicts_the_design = with_reason(
+        "the attentions of agents and of lanes are put together for the output only",
+        "test_retain_grad_hidden_states_attentions",
+    )
+    # Its input embedding is a linear layer, which this test can use.
+    skipped = {
+        **{
+            name: why
+            for name, why in MotionForecastingSuite.skipped.items()
+            if name != "test_enable_input_require_grads_with_gradient_checkpointing"
+        },
+        **contradicts_the_design,
+    }
