@@ -99,7 +99,7 @@ class SavedModel:
 
     @property
     def task(self) -> type[Task]:
-        return find_task(self.config.model_type)
+        return find_task(self.config.model_type, self.architecture)
 
     @property
     def has_classes(self) -> bool:

@@ -109,7 +109,7 @@ class Run:
             flat["dataset_name"] = str(local.resolve())  # from any folder
         flat |= {"lora": settings.recipe.lora, "pooling": getattr(config, "pooling", None)}
         flat["label2id"] = config.label2id
-        host = getattr(config, "vision_config", config)
+        host = config.vision_config if config.model_type == "vision_with_llm_block" else config
         groups = {"host": (host, ["model_type", *own_fields(type(host))])}
         if config.llm_block is not None:
             groups["llm_block"] = (config.llm_block, list(own_fields(LLMBlockConfig)))
@@ -148,6 +148,8 @@ def resolve(recipe: Recipe) -> Settings:
     task = TASKS[model_args.task]
     if recipe.host.get("revision") is not None and recipe.host.get("name_or_path") is None:
         raise ValueError("host.revision is set, but host.name_or_path is not: it is the revision of a published host.")
+    if recipe.host.get("text_name_or_path") is not None and recipe.host.get("name_or_path") is None:
+        raise ValueError("host.text_name_or_path is set, but host.name_or_path is not. Name the vision encoder, too.")
     data_args = recipe.arguments(task.arguments)
     data_args.check_training()
     return Settings(
@@ -275,7 +277,7 @@ def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
         [`Run`]: to which `eval_dataset` is to be added.
     """
     config = load_saved_config(saved_model)
-    task_class = find_task(config.model_type)
+    task_class = find_task(config.model_type, (config.architectures or [None])[0])
     settings = Settings(
         recipe=recipe,
         task=task_class,
@@ -392,7 +394,9 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
         config = config_class(**fields, **options)
         check_heads(config)
         return config
-    return config_class.from_pretrained(name_or_path, revision=revision, **fields, **options)
+    # A METER may start from two published encoders.
+    read = getattr(config_class, "from_host_pretrained", config_class.from_pretrained)
+    return read(name_or_path, revision=revision, **fields, **options)
 
 
 def check_heads(host: PreTrainedConfig) -> None:
