@@ -148,8 +148,13 @@ def resolve(recipe: Recipe) -> Settings:
     task = TASKS[model_args.task]
     if recipe.host.get("revision") is not None and recipe.host.get("name_or_path") is None:
         raise ValueError("host.revision is set, but host.name_or_path is not: it is the revision of a published host.")
-    if recipe.host.get("text_name_or_path") is not None and recipe.host.get("name_or_path") is None:
-        raise ValueError("host.text_name_or_path is set, but host.name_or_path is not. Name the vision encoder, too.")
+    if model_args.model_type == "meter_with_llm_block" and recipe.host.get("name_or_path") is None:
+        for name in ("text_name_or_path", "text_revision", "image_size"):
+            if recipe.host.get(name) is not None:
+                raise ValueError(
+                    f"host.{name} is set, but host.name_or_path is not. Name the published vision encoder, too, or "
+                    "set the sizes of host.vision_config and host.text_config instead."
+                )
     data_args = recipe.arguments(task.arguments)
     data_args.check_training()
     return Settings(
@@ -356,7 +361,8 @@ def split_fields(
     settings: Settings, config_fields: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return the host's fields, the fields that name a host (of the recipe's group), and the model's other fields."""
-    fields = dict(settings.recipe.host)
+    optional = ("text_name_or_path", "text_revision", "image_size")  # of a METER
+    fields = {name: v for name, v in settings.recipe.host.items() if v is not None or name not in optional}
     named = {name: fields.pop(name, None) for name in ("name_or_path", "revision", "model_type")}
     named["trust_remote_code"] = fields.pop("trust_remote_code", False)
     if read := sorted(fields.keys() & config_fields.keys()):
