@@ -57,8 +57,6 @@ class ImageTextArguments(DataArguments):
                 "streaming is set, but all texts are read before training: answers are counted, and captions are "
                 "drawn from all. Remove it."
             )
-        if self.image_folder is not None and not Path(self.image_folder).expanduser().is_dir():
-            raise FileNotFoundError(f"image_folder is {self.image_folder!r}, but there is no such folder.")
 
 
 def name_splits(split: str) -> list[str]:
@@ -140,6 +138,8 @@ def read_table(file: Path) -> list[Row]:
 def image_files(args: ImageTextArguments, folder: Path, names: Sequence[Any]) -> datasets.Dataset:
     """Return image files as rows; refuse files that do not exist."""
     folder = folder if args.image_folder is None else Path(args.image_folder).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"image_folder is {args.image_folder!r}, but there is no such folder.")
     if lacking := [row for row, name in enumerate(names) if not isinstance(name, str) or not name.strip()]:
         raise ValueError(
             f"{args.dataset_name}, row {lacking[0]}: {args.image_column!r} names no file ({len(lacking):,} of "

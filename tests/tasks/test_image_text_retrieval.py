@@ -261,7 +261,8 @@ def test_from_training_to_search(tmp_path):
     data = ["--dataset_name", file, "--eval_split", "test", "--gradient_accumulation_steps", "2"]
     main(["train", str(recipe), *TINY_METER, *data, *block, "--output_dir", str(folder)])
     results = json.loads((folder / "results.json").read_text())
-    assert results["config"]["architectures"] == ["MeterWithLLMBlockForImageTextRetrieval"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["MeterWithLLMBlockForImageTextRetrieval"]
     assert results["training_set"]["num_rows"] == 16 and 0 <= results["metrics"]["eval_recall@1"] <= 1
 
     main(["evaluate", str(folder), "--use_cpu", "--gallery_size", "2"])

@@ -66,12 +66,13 @@ def rank_captions(batch: Batch, owners: np.ndarray, matches: np.ndarray, score: 
     records = []
     for row, of_image in zip(batch["row"].tolist(), scores):
         own = owners == row
+        text_rank = int(rank_of_best_match(of_image[None], own[None])[0])
         ahead = ((of_image > matches) | ((of_image == matches) & (row < owners))) & ~own
         others = np.logaddexp.reduce(of_image[~own]) if not own.all() else -np.inf
         records.append(
             {
                 "row": row,
-                "text_rank": int(rank_of_best_match(of_image[None], own[None])[0]),
+                "text_rank": text_rank,
                 "ahead": np.packbits(ahead),
                 "loss": float(np.logaddexp(0, others - of_image[own]).mean()),
             }
