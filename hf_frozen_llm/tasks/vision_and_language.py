@@ -2,6 +2,7 @@
 """Shared code of the tasks with images and texts: the processor, images and texts as tensors."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoProcessor, AutoTokenizer, RobertaTokenizer
 
-from hf_frozen_llm.data.datasets import Row
+from hf_frozen_llm.data.datasets import Example, Row
 from hf_frozen_llm.data.image_texts import ImageTextArguments
 from hf_frozen_llm.data.images import decode_image, to_rgb
 from hf_frozen_llm.modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
@@ -76,7 +77,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> RobertaTokenizer:
         texts, vocab_size=vocab_size, min_frequency=2, show_progress=False, special_tokens=SPECIAL_TOKENS
     )
     merges = json.loads(made.to_str())["model"]["merges"]
-    return RobertaTokenizer(vocab=made.get_vocab(), merges=[tuple(pair) for pair in merges])
+    pairs: Any = [tuple(pair) for pair in merges]
+    return RobertaTokenizer(vocab=made.get_vocab(), merges=pairs)
 
 
 def load_meter_processor(name_or_path: str) -> MeterProcessor:
@@ -86,7 +88,7 @@ def load_meter_processor(name_or_path: str) -> MeterProcessor:
     return processor
 
 
-class ImageTextTransform:
+class ImageTextTransform(ABC):
     """
     Turn encoded images and texts into tensors; see [`ExampleTransform`].
 
@@ -101,6 +103,10 @@ class ImageTextTransform:
 
     def __init__(self, args: ImageTextArguments, processor: MeterProcessor, location: str):
         self.args, self.processor, self.location = args, processor, location
+
+    @abstractmethod
+    def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
+        """Return the examples of rows."""
 
     def encode_images(self, rows: Sequence[Row], numbers: Sequence[int]) -> torch.Tensor:
         images = []

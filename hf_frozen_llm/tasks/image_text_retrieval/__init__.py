@@ -36,7 +36,12 @@ from hf_frozen_llm.tasks.image_text_retrieval.galleries import (
 from hf_frozen_llm.tasks.image_text_retrieval.pairs import GalleryTransform, PairTransform, RetrievalLoss, merge_images
 from hf_frozen_llm.tasks.image_text_retrieval.readers import is_karpathy, read_karpathy
 from hf_frozen_llm.tasks.task import Batch, EvaluationLoop, Record, Task
-from hf_frozen_llm.tasks.vision_and_language import build_meter_processor, load_meter_processor, pad_texts
+from hf_frozen_llm.tasks.vision_and_language import (
+    ImageTextTransform,
+    build_meter_processor,
+    load_meter_processor,
+    pad_texts,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -171,7 +176,7 @@ class ImageTextRetrieval(Task):
                 "set max_eval_samples."
             )
 
-    def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> GalleryTransform:
+    def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ImageTextTransform:
         location = f"{self.args.dataset_name} [{split}]"
         if not training:
             return GalleryTransform(self.args, self.processor, location)
@@ -225,7 +230,8 @@ class ImageTextRetrieval(Task):
     def evaluate_gallery(self, model: Any, gallery: TransformedDataset, loop: EvaluationLoop) -> dict[str, float]:
         """Rank all captions for each image, and all images for each caption; no table of all scores is kept."""
         captions, owners = list_captions(gallery.rows)
-        texts = gallery.transform.encode_texts(captions)
+        transform: Any = gallery.transform
+        texts = transform.encode_texts(captions)
 
         def score(batch: Batch, numbers: Sequence[int]) -> np.ndarray:
             chosen = [texts[number] for number in numbers]

@@ -43,7 +43,7 @@ def find_matches(batch: Batch, owners: np.ndarray, score: Score) -> list[Record]
     records = []
     for index, row in enumerate(batch["row"].tolist()):
         image = {"pixel_values": batch["pixel_values"][index : index + 1]}
-        records.append({"row": row, "scores": score(image, np.flatnonzero(owners == row))[0]})
+        records.append({"row": row, "scores": score(image, np.flatnonzero(owners == row).tolist())[0]})
     return records
 
 
