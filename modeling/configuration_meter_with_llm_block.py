@@ -93,6 +93,45 @@ class MeterWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
         self.text_config = _parse("text_config", self.text_config, RobertaConfig, TEXT_DEFAULTS)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_host_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *,
+        text_name_or_path: Any = None,
+        text_revision: str | None = None,
+        image_size: int | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> "MeterWithLLMBlockConfig":
+        r"""
+        Read the configuration of the model that `from_host_pretrained` of the models gives, without any weights.
+
+        Args:
+            pretrained_model_name_or_path (`str`):
+                Hub id or folder of a CLIP, whose last layer is left out as METER does, or of a plain METER.
+            text_name_or_path (`str`, *optional*):
+                Hub id or folder of a RoBERTa, required with a CLIP.
+            text_revision (`str`, *optional*):
+                Branch, tag or commit of the RoBERTa; `revision` is that of the first model.
+            image_size (`int`, *optional*):
+                Side of the images. By default that of the checkpoint.
+            revision (`str`, *optional*):
+                Branch, tag or commit.
+            kwargs:
+                Fields of the configuration.
+        """
+        if text_name_or_path is None:
+            config = cls.from_pretrained(pretrained_model_name_or_path, revision=revision, **kwargs)
+        else:
+            vision_config = CLIPVisionConfig.from_pretrained(pretrained_model_name_or_path, revision=revision)
+            vision_config.num_hidden_layers -= 1
+            text_config = RobertaConfig.from_pretrained(text_name_or_path, revision=text_revision)
+            config = cls(vision_config=vision_config, text_config=text_config, **kwargs)
+        if image_size is not None:
+            config.vision_config.image_size = image_size
+        return config
+
     def complete_llm_block(self) -> None:
         super().complete_llm_block()
         if isinstance(self.llm_block, LLMBlockConfig) and self.llm_block.position != -1:

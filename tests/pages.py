@@ -16,7 +16,7 @@ import pytest
 from hub_server import HubServer
 from paths import REPO, shared_dir
 from PIL import Image
-from tiny_runs import TINY_POINT_BERT, TINY_VIDEOMAE
+from tiny_runs import TINY_METER, TINY_POINT_BERT, TINY_VIDEOMAE
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.training.recipe import read_recipe
@@ -28,6 +28,8 @@ TINY_VIT = ["--host.hidden_size", "16", "--host.num_attention_heads", "2", *SHOR
 TINY_OF_TASK = {
     "video_classification": [*TINY_VIDEOMAE, *SHORT],
     "point_cloud_classification": [*TINY_POINT_BERT, *SHORT],
+    "visual_question_answering": [*TINY_METER, *SHORT],
+    "image_text_retrieval": [*TINY_METER, *SHORT],
 }
 AfterBlock = tuple[dict[str, Any], str]
 

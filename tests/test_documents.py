@@ -34,7 +34,7 @@ from paths import REPO, shared_dir
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_hosts import HOSTS
-from tiny_runs import TINY_RUN, write_npz, write_parquet
+from tiny_runs import TINY_RUN, write_color_images, write_npz, write_parquet, write_shapes, write_table
 
 from hf_frozen_llm import LLMBlockConfig, VisionWithLLMBlockConfig, VisionWithLLMBlockForImageClassification
 from hf_frozen_llm.cli import app, main
@@ -313,6 +313,30 @@ def prepare_released(hub: HubServer, folder: Path) -> None:
 # All pages
 
 
+# docs/vision_and_language.md
+
+
+def prepare_pairs(hub: HubServer, folder: Path) -> None:
+    """Write `shapes_vqa`, `captions` and `photo.jpg`."""
+    prepare_images(hub, folder)
+    write_shapes(Path("shapes_vqa"), {"train.small": 12, "val": 6, "test": 6})
+    images = write_color_images(Path("captions"), copies=2)
+    for split in ("train", "test"):
+        rows = [{"image": file, "caption": f"a {color} picture"} for file, color in images]
+        write_table(Path("captions", f"{split}.csv"), rows)
+
+
+def check_pairs(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    records = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert len(records) == 6 and {answer["label"] for answer in records[0]["predictions"]} == {"yes", "no"}
+    (answering, printed), (searching, _) = after[1:]
+    assert printed.split()[0] in ("yes", "no") and searching["scores"].shape == (2,)
+    assert answering["trained"].config.id2label == {0: "yes", 1: "no"}
+
+
+VISION_AND_LANGUAGE = Page("docs/vision_and_language.md", prepare_pairs, check=check_pairs)
+
+
 PAGES = [
     README,
     Page("docs/ablations.md"),
@@ -334,6 +358,7 @@ PAGES = [
     Page("docs/save_and_load.md", prepare_moved_llm, check=check_saved),
     OWN_HOST,
     VIDEOS_AND_POINTS,
+    VISION_AND_LANGUAGE,
 ]
 
 

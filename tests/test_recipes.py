@@ -10,16 +10,22 @@ from tiny_runs import (
     CLASSES,
     TINY,
     TINY_DINOV2,
+    TINY_METER,
     TINY_POINT_BERT,
     TINY_SWIN,
     TINY_VIDEOMAE,
+    write_color_images,
     write_h5,
+    write_karpathy,
     write_llama,
     write_modelnet40,
     write_npz,
     write_parquet,
+    write_shapes,
     write_something_something,
+    write_table,
     write_video_folder,
+    write_vqa,
 )
 
 from hf_frozen_llm.cli import main
@@ -37,6 +43,8 @@ SMALL_HOSTS = {
     "swin": TINY_SWIN,
     "videomae_with_llm_block": TINY_VIDEOMAE,
     "point_bert_with_llm_block": TINY_POINT_BERT,
+    # the published encoders of a recipe
+    "meter_with_llm_block": [*TINY_METER, "--host.text_name_or_path", "null", "--host.image_size", "null"],
 }
 
 
@@ -56,8 +64,9 @@ def quiet_datasets():
 
 def test_there_are_recipes():
     assert len(RECIPES) >= 40
-    for task in ("image", "video", "point_cloud"):
-        assert any(path.parent.name == f"{task}_classification" and path.stem == "tiny" for path in WITH_BASELINE)
+    tasks = ("image_classification", "video_classification", "point_cloud_classification")
+    for task in (*tasks, "visual_question_answering", "image_text_retrieval"):
+        assert any(path.parent.name == task and path.stem == "tiny" for path in WITH_BASELINE)
 
 
 def write_data(folder, values):
@@ -65,6 +74,17 @@ def write_data(folder, values):
     splits = {values["train_split"]: 24, values["eval_split"]: 12}
     if values["task"] == "image-classification":
         return write_parquet(folder, splits, image=values["image_column"], label=values["label_column"])
+    if values["task"] == "visual-question-answering" and "2014" in values["train_split"]:
+        return write_vqa(folder, {"train2014": 24, "val2014": 12})
+    if values["task"] == "visual-question-answering":
+        return write_shapes(folder, splits)
+    if values["dataset_name"].endswith(".json"):
+        return write_karpathy(folder, splits)
+    if values["task"] == "image-text-retrieval":
+        images = write_color_images(folder, copies=2)
+        for split in splits:
+            write_table(folder / f"{split}.csv", [{"image": file, "caption": f"it is {c}"} for file, c in images])
+        return str(folder)
     if values["train_split"].endswith(".json"):
         return write_something_something(folder, splits)
     if values["task"] == "video-classification":
@@ -94,6 +114,10 @@ def test_two_steps(path, llm, tmp_path):
         flags += ["--class_names", str(CLASSES)]
     if values.get("max_points") is not None:
         flags += ["--max_points", "48"]
+    if values.get("image_folder") is not None:
+        flags += ["--image_folder", "null"]
+    if values.get("min_answer_count") is not None:
+        flags += ["--min_answer_count", "2"]
     if values.get("num_candidates") is not None:
         flags += ["--num_candidates", "40"]
     if recipe.llm_block is not None:
@@ -106,10 +130,10 @@ def test_two_steps(path, llm, tmp_path):
     is_frozen = block.get("kind", "llm") == "llm" and not block.get("trainable", False)
     # All but the unit norm of a layer that is trained.
     assert (results["parameters"]["frozen"] > 32) == is_frozen
-    assert 0 <= results["metrics"]["eval_top1"] <= 1
+    assert 0 <= results["metrics"][f"eval_{TASKS[values['task']].main_metric.name}"] <= 1
 
 
-OF_THE_PAPER = [path for path in RECIPES if path.parent.name != "quickstart" and path.stem != "tiny"]
+OF_THE_PAPER = [path for path in RECIPES if path.parent.name != "quickstart" and path.stem not in ("tiny", "shapes")]
 
 
 @pytest.mark.parametrize("path", OF_THE_PAPER, ids=name)

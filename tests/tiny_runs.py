@@ -214,3 +214,95 @@ def write_modelnet40(folder: Path, sizes: dict[str, int]) -> str:
             names.append(name)
         (folder / split).write_text("\n".join(names))
     return str(folder)
+
+
+TINY_ENCODER = "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32"
+TINY_VISION = f"{{{TINY_ENCODER}, image_size: 30, patch_size: 10}}"
+TINY_TEXT = (
+    f"{{{TINY_ENCODER}, vocab_size: 300, max_position_embeddings: 56, type_vocab_size: 1, pad_token_id: 1, "
+    "bos_token_id: 0, eos_token_id: 2}"
+)
+TINY_METER = [
+    *("--host.hidden_size", "16"),
+    *("--host.num_hidden_layers", "1"),
+    *("--host.num_attention_heads", "2"),
+    *("--host.intermediate_size", "32"),
+    *("--host.vision_config", TINY_VISION),
+    *("--host.text_config", TINY_TEXT),
+    *TINY_RUN,
+]
+COLORS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "white": (255, 255, 255)}
+
+
+def write_color_images(folder: Path, copies: int = 1) -> list[tuple[str, str]]:
+    """Write images of one color each; return the names of their files, and the colors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [(f"{color}{copy}.png", color) for color in COLORS for copy in range(copies)]
+    for number, (file, color) in enumerate(images):
+        Image.new("RGB", (32 + number, 40), COLORS[color]).save(folder / file)
+    return images
+
+
+def write_table(file: Path, rows: list[dict]) -> str:
+    """Write rows as CSV or JSON lines."""
+    if file.suffix == ".csv":
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(file)
+
+
+def write_vqa(folder: Path, splits: dict[str, int]) -> str:
+    """Write questions about images of one color in the files of VQAv2."""
+    for split, count in splits.items():
+        images = split.replace("-dev", "")
+        (folder / images).mkdir(parents=True, exist_ok=True)
+        questions, annotations, colors = [], [], list(COLORS)
+        for number in range(count):
+            color = colors[number % len(colors)]
+            Image.new("RGB", (32, 40), COLORS[color]).save(folder / images / f"COCO_{images}_{number:012}.jpg")
+            known = {"image_id": number, "question_id": 10 * number}
+            questions.append({**known, "question": "What color is it?"})
+            given = [color] * 7 + ["Red.", "dark", "dark"]
+            annotations.append(
+                {
+                    **known,
+                    "answers": [{"answer": answer, "answer_id": i} for i, answer in enumerate(given)],
+                    "multiple_choice_answer": color,
+                    "question_type": "what color",
+                    "answer_type": "other",
+                }
+            )
+        (folder / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": questions}))
+        (folder / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps({"annotations": annotations}))
+    return str(folder)
+
+
+def write_karpathy(folder: Path, splits: dict[str, int]) -> str:
+    """Write images of one color with two captions each in the format of Karpathy's splits."""
+    images = write_color_images(folder / "images", copies=max(splits.values()) // len(COLORS) + 1)
+    entries = [
+        {
+            "filename": file,
+            "filepath": "images",
+            "split": split,
+            "sentences": [{"raw": f"a {color} picture {number}"}, {"raw": f"{number} is {color}"}],
+        }
+        for split, count in splits.items()
+        for number, (file, color) in enumerate(images[:count])
+    ]
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": entries, "dataset": "coco"}))
+    return str(folder / "dataset_coco.json")
+
+
+def write_shapes(folder: Path, splits: dict[str, int]) -> str:
+    """Write images of one color with a question each in the files of SHAPES."""
+    folder.mkdir(parents=True)
+    for split, count in splits.items():
+        colors = [list(COLORS)[number % 3] for number in range(count)]
+        pixels = np.array([COLORS[color][::-1] for color in colors], np.uint8)[:, None, None]
+        np.save(folder / f"{split}.input.npy", np.broadcast_to(pixels, (count, 30, 30, 3)))
+        (folder / f"{split}.query_str.txt").write_text("is a red shape red\n" * count)
+        (folder / f"{split}.output").write_text("".join(f"{str(c == 'red').lower()}\n" for c in colors))
+    return str(folder)

@@ -131,6 +131,7 @@ def predict(
             found.failures[key] = cause.removeprefix(key).removeprefix(": ").strip()
         else:
             found.records.append({**name, **run.task.describe(record)})
+    found.records = run.task.arrange(found.records)
     if output is not None and PartialState().is_main_process:
         write_text(output, "".join(to_json(record, ensure_ascii=False) + "\n" for record in found.records))
     return found

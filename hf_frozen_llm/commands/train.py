@@ -99,7 +99,7 @@ def train_run(run: Run) -> dict[str, Any]:
 
     results = collect_results(run, trainer, training_set)
     results |= {"metrics": metrics, "parameters": parameters, "train_time_seconds": seconds}
-    results |= {name: table for name, table in trainer.tables.items() if name == "classes"}
+    results |= {name: table for name, table in trainer.tables.items() if name != "confusion_matrix"}
     if is_first:
         write_json(folder / RESULTS_FILE, results)
         write_confusion_matrix(trainer.tables, folder / "confusion_matrix.csv")

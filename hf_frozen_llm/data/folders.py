@@ -7,14 +7,17 @@ the classes: `datasets` searches whole paths for the names of splits, and does n
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
 
 from hf_frozen_llm.data.arguments import DataArguments
 from hf_frozen_llm.data.datasets import HFDataset, find_local, load_rows
 
+
+Item = TypeVar("Item")
 
 # The names that `datasets` accepts for the folder of a split.
 SPLIT_FOLDERS = {
@@ -165,8 +168,8 @@ def check_class_folders(folders: dict[str, Path], names: Sequence[str], suffixes
                 )
 
 
-def take_slices(split: str, files: dict[str, list[str]]) -> list[str]:
-    """Return the files that an instruction such as `train[:90%]` takes, as `datasets` counts them."""
+def take_slices(split: str, files: Mapping[str, list[Item]]) -> list[Item]:
+    """Return the files, or other items, that an instruction such as `train[:90%]` takes, as `datasets` counts them."""
     if split in files:
         return files[split]
     parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(found) for name, found in files.items()})

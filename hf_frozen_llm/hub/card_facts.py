@@ -47,7 +47,8 @@ def describe_state(model: SavedModel) -> dict[str, str]:
 
 
 def describe_host(model: SavedModel) -> str:
-    host = getattr(model.config, "vision_config", model.config)
+    is_any_host = model.config.model_type == "vision_with_llm_block"
+    host = model.config.vision_config if is_any_host else model.config
     name = host.model_type.removesuffix("_with_llm_block").replace("_", "-")
     sizes = {"layers": getattr(host, "num_hidden_layers", None), "width": getattr(host, "hidden_size", None)}
     facts = [

@@ -44,6 +44,7 @@ AUTO_CLASSES: tuple[Any, ...] = (
     AutoBackbone,
 )
 PROCESSOR_CONFIG, RECIPE = "preprocessor_config.json", "recipe.yaml"
+JOINT_PROCESSOR_CONFIG = "processor_config.json"  # of images and texts
 # Files of the folder that are published beside the model: settings, results, plots.
 FOLDERS = (RESULTS_FOLDER, ABLATION_FOLDER, EXAMPLES_FOLDER)
 TEXTS = (".json", ".csv", ".yaml", ".yml")
@@ -239,6 +240,16 @@ def add_code_of_processor(staging: Path) -> None:
     processor = getattr(hf_frozen_llm, content.get("feature_extractor_type") or "", None)
     if processor is not None:
         content["auto_map"] = {"AutoFeatureExtractor": refer_to(processor)}
+        copy_code(content["auto_map"], staging)
+        write_text(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    file = staging / JOINT_PROCESSOR_CONFIG
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    processor = getattr(hf_frozen_llm, content.get("processor_class") or "", None)
+    if processor is not None:
+        content["auto_map"] = {"AutoProcessor": refer_to(processor)}
+        of_images = content["image_processor"]
+        image_processor = getattr(hf_frozen_llm, of_images["image_processor_type"])
+        of_images["auto_map"] = {"AutoImageProcessor": refer_to(image_processor)}
         copy_code(content["auto_map"], staging)
         write_text(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
 

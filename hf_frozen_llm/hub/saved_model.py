@@ -99,7 +99,7 @@ class SavedModel:
 
     @property
     def task(self) -> type[Task]:
-        return find_task(self.config.model_type)
+        return find_task(self.config.model_type, self.architecture)
 
     @property
     def has_classes(self) -> bool:
@@ -134,8 +134,11 @@ class SavedModel:
 
     @property
     def input_kind(self) -> str:
-        """Return `"picture"`, `"video"` or `"points"`, by the model's inputs."""
-        pixels = self.meta_model.dummy_inputs.get("pixel_values")
+        """Return `"picture"`, `"video"`, `"points"` or, of an image and a text, `"pair"`, by the model's inputs."""
+        inputs = self.meta_model.dummy_inputs
+        if "input_ids" in inputs:
+            return "pair"
+        pixels = inputs.get("pixel_values")
         return "points" if pixels is None else "picture" if pixels.ndim == 4 else "video"
 
     @property
@@ -143,6 +146,8 @@ class SavedModel:
         """Return the pipeline of transformers that takes the model; `None` if there is none."""
         if self.has_classes:
             return self.task.name if self.task.name in PIPELINE_REGISTRY.get_supported_tasks() else None
+        if self.architecture.endswith("QuestionAnswering"):
+            return self.task.name
         return "image-feature-extraction" if self.input_kind == "picture" else None
 
     @property

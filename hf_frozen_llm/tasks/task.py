@@ -140,7 +140,8 @@ class Task(ABC):
     def metrics(self, records: list[Record], rows: HFDataset) -> dict[str, Any]:
         """
         Return the metrics of all records, among them `main_metric`, and `loss`, which Trainer needs. A table, a list
-        of dictionaries, is not logged: `classes` goes into the results, `confusion_matrix` into files beside them.
+        of dictionaries, is not logged: `confusion_matrix` goes into files beside the results, the others into the
+        results.
         """
 
     def evaluate(self, model: Any, dataset: Any, loop: EvaluationLoop) -> dict[str, Any]:
@@ -150,6 +151,10 @@ class Task(ABC):
     def describe(self, record: Record) -> dict[str, Any]:
         """Describe a record in words. A list of `label` and `score`, the best first, is called `predictions`."""
         return {name: value for name, value in record.items() if name != "row"}
+
+    def arrange(self, predictions: list[Record]) -> list[Record]:
+        """Return described records in the order in which `predict` shows them; by default that of the inputs."""
+        return predictions
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
         """Draw an augmented example into matplotlib's `axis`. By default, print its shapes."""

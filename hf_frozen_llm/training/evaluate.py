@@ -91,7 +91,7 @@ def evaluate(model_name_or_path: str, overrides: Sequence[str] = ()) -> dict[str
             **{name: value for name, value in recipe.values.items() if name in EVALUATION_TRAINER_KEYS},
         },
         "metrics": metrics,
-        **{name: table for name, table in trainer.tables.items() if name == "classes"},
+        **{name: table for name, table in trainer.tables.items() if name != "confusion_matrix"},
         "parameters": count_parameters(run.model),
         "dataset_id": data_args.dataset_name if find_local(data_args) is None else None,
         "date": current_time(),
@@ -159,7 +159,7 @@ def read_evaluation_recipe(
             f"{model_name_or_path} is neither a folder with a model nor a model on the Hub: {error}"
         ) from error
     try:
-        task = find_task(config.model_type)
+        task = find_task(config.model_type, (config.architectures or [None])[0])
     except ValueError as error:
         raise ValueError(f"{model_name_or_path}: {error}") from error
     overrides = ["--task", task.name, *overrides]  # the valid keys depend on it

@@ -260,6 +260,8 @@ def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> d
     if model_type == "vision_with_llm_block":
         keys |= {"model_type": str, "trust_remote_code": bool}
         config_class = find_host_class(entries)
+    if model_type == "meter_with_llm_block":
+        keys |= {"text_name_or_path": str | None, "text_revision": str | None, "image_size": int | None}
     fields = {} if config_class is None else own_fields(config_class)
     return {**{name: fields[name] for name in fields if name != "llm_block" and not name.startswith("_")}, **keys}
 

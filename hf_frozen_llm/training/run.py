@@ -109,7 +109,7 @@ class Run:
             flat["dataset_name"] = str(local.resolve())  # from any folder
         flat |= {"lora": settings.recipe.lora, "pooling": getattr(config, "pooling", None)}
         flat["label2id"] = config.label2id
-        host = getattr(config, "vision_config", config)
+        host = config.vision_config if config.model_type == "vision_with_llm_block" else config
         groups = {"host": (host, ["model_type", *own_fields(type(host))])}
         if config.llm_block is not None:
             groups["llm_block"] = (config.llm_block, list(own_fields(LLMBlockConfig)))
@@ -148,6 +148,13 @@ def resolve(recipe: Recipe) -> Settings:
     task = TASKS[model_args.task]
     if recipe.host.get("revision") is not None and recipe.host.get("name_or_path") is None:
         raise ValueError("host.revision is set, but host.name_or_path is not: it is the revision of a published host.")
+    if model_args.model_type == "meter_with_llm_block" and recipe.host.get("name_or_path") is None:
+        for name in ("text_name_or_path", "text_revision", "image_size"):
+            if recipe.host.get(name) is not None:
+                raise ValueError(
+                    f"host.{name} is set, but host.name_or_path is not. Name the published vision encoder, too, or "
+                    "set the sizes of host.vision_config and host.text_config instead."
+                )
     data_args = recipe.arguments(task.arguments)
     data_args.check_training()
     return Settings(
@@ -275,7 +282,7 @@ def load_run(saved_model: str, recipe: Recipe, output_dir: str) -> Run:
         [`Run`]: to which `eval_dataset` is to be added.
     """
     config = load_saved_config(saved_model)
-    task_class = find_task(config.model_type)
+    task_class = find_task(config.model_type, (config.architectures or [None])[0])
     settings = Settings(
         recipe=recipe,
         task=task_class,
@@ -354,7 +361,8 @@ def split_fields(
     settings: Settings, config_fields: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return the host's fields, the fields that name a host (of the recipe's group), and the model's other fields."""
-    fields = dict(settings.recipe.host)
+    optional = ("text_name_or_path", "text_revision", "image_size")  # of a METER
+    fields = {name: v for name, v in settings.recipe.host.items() if v is not None or name not in optional}
     named = {name: fields.pop(name, None) for name in ("name_or_path", "revision", "model_type")}
     named["trust_remote_code"] = fields.pop("trust_remote_code", False)
     if read := sorted(fields.keys() & config_fields.keys()):
@@ -392,7 +400,9 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
         config = config_class(**fields, **options)
         check_heads(config)
         return config
-    return config_class.from_pretrained(name_or_path, revision=revision, **fields, **options)
+    # A METER may start from two published encoders.
+    read = getattr(config_class, "from_host_pretrained", config_class.from_pretrained)
+    return read(name_or_path, revision=revision, **fields, **options)
 
 
 def check_heads(host: PreTrainedConfig) -> None:

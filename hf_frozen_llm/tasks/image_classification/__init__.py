@@ -15,11 +15,10 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, select_columns
 from hf_frozen_llm.data.folders import load_files_or_rows
+from hf_frozen_llm.data.images import FOLDER_SUFFIXES, IMAGE_SUFFIXES
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
 from hf_frozen_llm.tasks.image_classification.corruptions import CORRUPTIONS, SEVERITIES
 from hf_frozen_llm.tasks.image_classification.data import (
-    FOLDER_SUFFIXES,
-    IMAGE_SUFFIXES,
     ImageTransform,
     build_augmentation,
     build_image_processor,
