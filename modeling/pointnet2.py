@@ -8,6 +8,7 @@ whose indices these operators reproduce. Distances have the type of the points, 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -71,7 +72,7 @@ def sample_farthest(points: torch.Tensor, num_samples: int) -> torch.Tensor:
 
 
 def _squared_distances(centers: torch.Tensor, points: torch.Tensor) -> Iterator[tuple[int, slice, torch.Tensor]]:
-    """Yield the squared distances of some centres `(centers, points)`, with the number of the cloud and their place."""
+    """Yield squared distances of some centres `(centers, points)`, with the number of the cloud and their place."""
     step = max(1, MAX_DISTANCES // max(1, points.shape[1]))
     for item, (of_cloud, cloud) in enumerate(zip(at_least_float32(centers), at_least_float32(points))):
         axes = cloud.T.contiguous()
@@ -193,7 +194,7 @@ class PointNetLayer(nn.Module):
 
 
 def make_layers(channels: Sequence[int]) -> nn.ModuleList:
-    return nn.ModuleList(PointNetLayer(*pair) for pair in zip(channels[:-1], channels[1:]))
+    return nn.ModuleList(PointNetLayer(*pair) for pair in pairwise(channels))
 
 
 class SetAbstraction(nn.Module):

@@ -6,6 +6,10 @@ from hf_frozen_llm.modeling.modeling_meter_with_llm_block import (
     MeterWithLLMBlockForVisualQuestionAnswering,
     MeterWithLLMBlockModel,
 )
+from hf_frozen_llm.modeling.modeling_sqa3d_with_llm_block import (
+    SQA3DWithLLMBlockForQuestionAnswering,
+    SQA3DWithLLMBlockModel,
+)
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks.image_classification import ImageClassification
 from hf_frozen_llm.tasks.motion_forecasting import MotionForecasting
@@ -19,12 +23,16 @@ TASKS: dict[str, type[Task]] = {
     task.name: task for task in (ImageClassification, VideoClassification, PointCloudClassification, MotionForecasting)
 }
 
-# by task and model type; the last three can be converted, but are not trained yet
+# by task and model type; the last four can be converted, but are not trained yet
 MODELS: dict[str, dict[str, type[PreTrainedModelWithLLMBlock]]] = {
     **{name: task.models for name, task in TASKS.items()},
     "visual-question-answering": {"meter_with_llm_block": MeterWithLLMBlockForVisualQuestionAnswering},
     "image-text-retrieval": {"meter_with_llm_block": MeterWithLLMBlockForImageTextRetrieval},
-    "feature-extraction": {"meter_with_llm_block": MeterWithLLMBlockModel},
+    "situated-question-answering": {"sqa3d_with_llm_block": SQA3DWithLLMBlockForQuestionAnswering},
+    "feature-extraction": {
+        "meter_with_llm_block": MeterWithLLMBlockModel,
+        "sqa3d_with_llm_block": SQA3DWithLLMBlockModel,
+    },
 }
 
 
