@@ -294,42 +294,50 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
         }
         outputs, weights, detection = self._encode(inputs, **kwargs)
         logits, situation = self.answer(cast(torch.Tensor, outputs.pooler_output))
-        result = SQA3DQuestionAnsweringOutput(logits=logits, situation=situation, object_weights=weights)
         losses: dict[str, torch.Tensor] = {}
         if labels is not None:
             losses["answer"] = self._answer_loss(logits, labels)
         if situation_labels is not None and situation is not None:
             losses["situation"] = self._situation_loss(situation, situation_labels)
+        found: dict[str, torch.Tensor] = {}
         if detection is not None:
             mean_sizes = torch.tensor(self.config.mean_sizes, dtype=logits.dtype, device=logits.device)
-            result.vote_xyz, result.object_mask = detection.vote_xyz, detection.proposal_mask
-            result.objectness_logits, result.class_logits = detection.objectness_logits, detection.class_logits
-            result.box_centers, result.box_sizes = detection.box_centers, box_sizes(detection, mean_sizes)
+            found = {
+                "vote_xyz": detection.vote_xyz,
+                "objectness_logits": detection.objectness_logits,
+                "class_logits": detection.class_logits,
+                "box_centers": detection.box_centers,
+                "box_sizes": box_sizes(detection, mean_sizes),
+            }
             if vote_labels is not None:
-                annotations = self._object_labels(
-                    object_centers=object_centers,
-                    object_mask=object_mask,
-                    object_classes=object_classes,
-                    object_size_residuals=object_size_residuals,
-                    vote_labels=vote_labels,
-                    vote_mask=vote_mask,
+                required = {
+                    "object_centers": object_centers,
+                    "object_mask": object_mask,
+                    "object_classes": object_classes,
+                    "object_size_residuals": object_size_residuals,
+                    "vote_labels": vote_labels,
+                    "vote_mask": vote_mask,
+                }
+                annotations = make_object_labels(
+                    required, object_size_classes, object_heading_classes, object_heading_residuals
                 )
-                if object_size_classes is not None:
-                    annotations.size_classes = object_size_classes
-                if object_heading_classes is not None:
-                    annotations.heading_classes = object_heading_classes
-                if object_heading_residuals is not None:
-                    annotations.heading_residuals = object_heading_residuals
                 losses |= detection_losses(detection, annotations, mean_sizes)
-        for name, loss in losses.items():
-            result[f"{name}_loss"] = loss
-        if losses:
-            total = sum(getattr(self.config, f"{name}_loss_weight") * loss for name, loss in losses.items())
-            count = cast(Any, kwargs).get("num_items_in_batch")
-            # Trainer counts the entries of labels, here all answers of all questions.
-            share = 1.0 if count is None or labels is None else labels.numel() / count
-            result.loss = self.config.loss_scale * cast(torch.Tensor, total) * share
-        return result
+        # Trainer counts the entries of labels, here all answers of all questions.
+        count = cast(Any, kwargs).get("num_items_in_batch")
+        share = 1.0 if count is None or labels is None else labels.numel() / count
+        return SQA3DQuestionAnsweringOutput(
+            loss=self._weigh(losses) * share if losses else None,
+            logits=logits,
+            situation=situation,
+            object_mask=outputs.object_mask,
+            object_weights=weights,
+            **{f"{name}_loss": loss for name, loss in losses.items()},
+            **found,
+        )
+
+    def _weigh(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        weighted = [getattr(self.config, f"{name}_loss_weight") * loss for name, loss in losses.items()]
+        return self.config.loss_scale * torch.stack(weighted).sum()
 
     def answer(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the answers, and the agent's pose, for the pooled situation, question and objects."""
@@ -360,22 +368,29 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
         position = nn.functional.mse_loss(situation[:, :3], labels[:, :3])
         return position + nn.functional.mse_loss(situation[:, 3:], labels[:, 3:])
 
-    def _object_labels(self, **given: torch.Tensor | None) -> ObjectLabels:
-        if missing := [name for name, tensor in given.items() if tensor is None]:
-            raise ValueError(f"vote_labels are given, so the detector's losses need {' and '.join(missing)}, too.")
-        tensors = cast(dict[str, torch.Tensor], given)
-        classes = tensors["object_classes"]
-        return ObjectLabels(
-            centers=tensors["object_centers"],
-            mask=tensors["object_mask"],
-            classes=classes,
-            size_classes=classes,
-            size_residuals=tensors["object_size_residuals"],
-            heading_classes=torch.zeros_like(classes),
-            heading_residuals=torch.zeros_like(tensors["object_mask"]),
-            votes=tensors["vote_labels"],
-            vote_mask=tensors["vote_mask"],
-        )
+
+def make_object_labels(
+    required: dict[str, torch.Tensor | None],
+    size_classes: torch.Tensor | None,
+    heading_classes: torch.Tensor | None,
+    heading_residuals: torch.Tensor | None,
+) -> ObjectLabels:
+    """Return the labels of the detector: the required ones, and the others or their defaults."""
+    if missing := [name for name, tensor in required.items() if tensor is None]:
+        raise ValueError(f"vote_labels are given, so the detector's losses need {' and '.join(missing)}, too.")
+    tensors = cast(dict[str, torch.Tensor], required)
+    classes, mask = tensors["object_classes"], tensors["object_mask"]
+    return ObjectLabels(
+        centers=tensors["object_centers"],
+        mask=mask,
+        classes=classes,
+        size_classes=classes if size_classes is None else size_classes,
+        size_residuals=tensors["object_size_residuals"],
+        heading_classes=torch.zeros_like(classes) if heading_classes is None else heading_classes,
+        heading_residuals=torch.zeros_like(mask) if heading_residuals is None else heading_residuals,
+        votes=tensors["vote_labels"],
+        vote_mask=tensors["vote_mask"],
+    )
 
 
 __all__ = [

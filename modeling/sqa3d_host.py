@@ -197,7 +197,7 @@ class SQA3DTextEncoder(nn.Module):
 
 @torch.no_grad()
 def init_sqa3d_weights(module: nn.Module) -> None:
-    """Initialise modules as the published code does: PyTorch's defaults, and Kaiming's for the layers of PointNet++."""
+    """Initialise as the published code does: PyTorch's defaults, and Kaiming's for the layers of PointNet++."""
     if isinstance(module, nn.Conv2d):
         init.kaiming_normal_(module.weight)
     elif isinstance(module, (nn.Linear, nn.Conv1d)):

@@ -265,7 +265,7 @@ def build_for_fusion(case, tensors, config):
             num_proposals=7,
         )
     ).eval()
-    left_out = UNUSED if model.config.use_points else (*UNUSED, *OF_SCENE)
+    left_out = UNUSED if model.config.use_points else (*UNUSED, *OF_SCENE, "aux_reg.")
     renamed = {rename(n, NAMES)[0]: t for n, t in state.items() if not n.startswith(left_out)}
     missing, unexpected = model.load_state_dict(renamed, strict=False)
     assert not unexpected and all(name.startswith("sqa3d.detector.") for name in missing)
@@ -312,9 +312,13 @@ def test_fusion_equals_the_published_one(case, attn, fusion):
         assert_close(leaves[name].grad, gradient, name, bound)
 
 
-def test_blind_model_runs_through_forward(fusion):
+def test_blind_checkpoint_converts_and_runs(fusion):
     tensors, config = fusion
-    model = build_for_fusion("blind", tensors, config)
+    state = below("blind.state_dict.", tensors)
+    model = convert_released_checkpoint(state, TASK, num_attention_heads=config["blind"]["mcan_num_heads"])
+    assert not model.config.use_points and not model.config.predict_situation
+    left_out = read_released_checkpoint(state, TASK).left_out
+    assert left_out["aux_reg.0.bias"] == "not used by a model without the scene"
     inputs = below("blind.input.", tensors)
     out = model(
         situation_embeds=inputs["s_feat"],

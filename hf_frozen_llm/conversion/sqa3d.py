@@ -87,7 +87,8 @@ def find_left_out(
     """Return the tensors that the model does not use, each with the reason."""
     left_out = {name: "not used by the published model" for name in state if name.startswith(UNUSED)}
     if "answer_cls.0.weight" in state and "attflat_s.linear_merge.weight" in state and not uses_points(state):
-        left_out |= {name: "not used by a model without the scene" for name in state if name.startswith(OF_SCENE)}
+        unused = (*OF_SCENE, "aux_reg.")
+        left_out |= {name: "not used by a model without the scene" for name in state if name.startswith(unused)}
     if model_class is SQA3DWithLLMBlockModel:
         left_out |= {name: "a head" for name in state if name.startswith(HEADS)}
     return left_out
@@ -154,7 +155,7 @@ def make_config(state: StateDict, given: GivenFields) -> SQA3DWithLLMBlockConfig
         pooler_hidden_size=given.confirm("pooler_hidden_size", len(state["attflat_s.mlp.fc.linear.weight"])),
         num_glimpses=given.confirm("num_glimpses", pooled_width // hidden_size),
         pooler_output_size=given.confirm("pooler_output_size", pooler_output_size),
-        predict_situation=given.confirm("predict_situation", "aux_reg.0.weight" in state),
+        predict_situation=given.confirm("predict_situation", has_points and "aux_reg.0.weight" in state),
         **given.fields,
     )
 
