@@ -331,8 +331,8 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
             situation=situation,
             object_mask=outputs.object_mask,
             object_weights=weights,
-            **{f"{name}_loss": loss for name, loss in losses.items()},
-            **found,
+            **cast(Any, {f"{name}_loss": loss for name, loss in losses.items()}),
+            **cast(Any, found),
         )
 
     def _weigh(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -217,7 +217,7 @@ class SetAbstraction(nn.Module):
         """Return the centres' features, `(batch, channels, centers)`."""
         indices = query_ball(points, centers, self.radius, self.num_neighbors)
         grouped = group_neighbors(points, centers, features, indices, self.radius)
-        grouped = grouped.to(self.layers[0].conv.weight.dtype)
+        grouped = grouped.to(next(self.layers.parameters()).dtype)
         for layer in self.layers:
             grouped = layer(grouped)
         return grouped.amax(dim=-1)

@@ -10,7 +10,7 @@ Question Answering" (CVPR 2019).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -262,8 +262,8 @@ class SQA3DModel(PreTrainedModel):
 
     def encode_texts(
         self,
-        situation: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None],
-        question: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None],
+        situation: tuple[torch.Tensor | None, ...],
+        question: tuple[torch.Tensor | None, ...],
     ) -> SQA3DTexts:
         """Encode texts, each given by the vectors of its words, its mask, and the numbers of its words."""
         situation_words, situation_mask = self._embed_words("situation", *situation)
@@ -293,6 +293,7 @@ class SQA3DModel(PreTrainedModel):
                     f"{name}_ids needs a model that holds the vectors of words: set vocab_size, or give {name}_embeds."
                 )
             embeds = embeddings(ids)
+        embeds = cast(torch.Tensor, embeds)
         if embeds.ndim != 3 or embeds.shape[-1] != size:
             raise ValueError(
                 f"{name}_embeds has the shape {tuple(embeds.shape)}; it must be (batch, words, {size}), where {size} "

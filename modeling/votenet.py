@@ -117,7 +117,7 @@ class VoteNet(nn.Module):
 
     def encode_points(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the seeds `(batch, seeds, 3)`, their features `(batch, channels, seeds)`, and their indices."""
-        dtype = self.levels[0].layers[0].conv.weight.dtype
+        dtype = next(self.levels.parameters()).dtype
         xyz = at_least_float32(points[..., :3])
         features = points[..., 3:].mT.to(dtype) if points.shape[-1] > 3 else None
         levels, seed_indices = [], None

@@ -71,7 +71,14 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "aux_reg.3": "situation_head.fc2",
 }
 UNUSED = ("s_feat_linear.", "q_feat_linear.", "object_cls.", "attflat_lstm_q.")
-OF_SCENE = (f"{BACKBONE}.", "voting_net.", f"{PROPOSAL}.", "object_feat_linear.", "dec_list.", "dec_list_2.")
+OF_SCENE: tuple[str, ...] = (
+    f"{BACKBONE}.",
+    "voting_net.",
+    f"{PROPOSAL}.",
+    "object_feat_linear.",
+    "dec_list.",
+    "dec_list_2.",
+)
 OF_SCENE += ("attflat_visual.",)
 HEADS = ("answer_cls.", "aux_reg.")
 
