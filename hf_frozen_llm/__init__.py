@@ -9,6 +9,7 @@ from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
 from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
+from .modeling.configuration_sqa3d_with_llm_block import SQA3DWithLLMBlockConfig
 from .modeling.configuration_vectornet_with_llm_block import VectorNetWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
@@ -26,6 +27,11 @@ from .modeling.modeling_mmtransformer_with_llm_block import (
 from .modeling.modeling_point_bert_with_llm_block import (
     PointBertWithLLMBlockForPointCloudClassification,
     PointBertWithLLMBlockModel,
+)
+from .modeling.modeling_sqa3d_with_llm_block import (
+    SQA3DQuestionAnsweringOutput,
+    SQA3DWithLLMBlockForQuestionAnswering,
+    SQA3DWithLLMBlockModel,
 )
 from .modeling.modeling_vectornet_with_llm_block import (
     VectorNetWithLLMBlockForMotionForecasting,
@@ -94,6 +100,10 @@ __all__ = [
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",
     "PointCloudProcessor",
+    "SQA3DQuestionAnsweringOutput",
+    "SQA3DWithLLMBlockConfig",
+    "SQA3DWithLLMBlockForQuestionAnswering",
+    "SQA3DWithLLMBlockModel",
     "VectorNetWithLLMBlockConfig",
     "VectorNetWithLLMBlockForMotionForecasting",
     "VectorNetWithLLMBlockModel",

@@ -19,6 +19,7 @@ from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
 from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
 from .modeling.configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
+from .modeling.configuration_sqa3d_with_llm_block import SQA3DWithLLMBlockConfig
 from .modeling.configuration_vectornet_with_llm_block import VectorNetWithLLMBlockConfig
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
@@ -31,6 +32,7 @@ from .modeling.modeling_meter_with_llm_block import (
 )
 from .modeling.modeling_mmtransformer_with_llm_block import MMTransformerWithLLMBlockForMotionForecasting
 from .modeling.modeling_point_bert_with_llm_block import PointBertWithLLMBlockForPointCloudClassification
+from .modeling.modeling_sqa3d_with_llm_block import SQA3DWithLLMBlockForQuestionAnswering
 from .modeling.modeling_vectornet_with_llm_block import VectorNetWithLLMBlockForMotionForecasting
 from .modeling.modeling_videomae_with_llm_block import (
     VideoMAEWithLLMBlockForVideoClassification,
@@ -57,6 +59,7 @@ TASK_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
     "meter_with_llm_block": MeterWithLLMBlockForVisualQuestionAnswering,
     "vectornet_with_llm_block": VectorNetWithLLMBlockForMotionForecasting,
     "mmtransformer_with_llm_block": MMTransformerWithLLMBlockForMotionForecasting,
+    "sqa3d_with_llm_block": SQA3DWithLLMBlockForQuestionAnswering,
 }
 # by class name: models that share a model type with one of those
 OTHER_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
@@ -107,3 +110,7 @@ AutoFeatureExtractor.register(VectorNetWithLLMBlockConfig, MotionProcessor, exis
 AutoConfig.register("mmtransformer_with_llm_block", MMTransformerWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(MMTransformerWithLLMBlockConfig, MMTransformerWithLLMBlockForMotionForecasting, exist_ok=True)
 AutoFeatureExtractor.register(MMTransformerWithLLMBlockConfig, MotionProcessor, exist_ok=True)
+
+# Nor one for questions about scenes.
+AutoConfig.register("sqa3d_with_llm_block", SQA3DWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(SQA3DWithLLMBlockConfig, SQA3DWithLLMBlockForQuestionAnswering, exist_ok=True)

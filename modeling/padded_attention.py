@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Attention over scenes, which hold different numbers of agents and lanes and are padded."""
+"""Attention over scenes, whose numbers of agents, lanes, objects or words differ, so that they are padded."""
 
 from typing import Any
 
@@ -15,10 +15,12 @@ def eager_attention_forward(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
+    dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scores = query @ key.mT * scaling
     weights = (scores if attention_mask is None else scores + attention_mask).softmax(dim=-1)
+    weights = nn.functional.dropout(weights, dropout)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -30,6 +32,7 @@ def attend(
     mask: torch.Tensor | None,
     num_heads: int,
     scaling: float,
+    dropout: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     r"""
     Attend by the implementation that the configuration of a module chooses.
@@ -40,6 +43,7 @@ def attend(
         mask (`torch.Tensor` of shape `(batch, keys)`, *optional*): True = token, False = padding.
         num_heads (`int`): number of heads.
         scaling (`float`): factor of the scores.
+        dropout (`float`, *optional*, defaults to 0.0): dropout of the weights, in training.
 
     Returns:
         `tuple`: the heads side by side, of shape `(batch, queries, width)`, and the weights, if they are computed.
@@ -50,7 +54,8 @@ def attend(
         lowest = torch.finfo(query.dtype).min
         bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None]
     function = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
-    heads, weights = function(module, query, key, value, bias, scaling=scaling, is_causal=False)
+    dropout = dropout if module.training else 0.0
+    heads, weights = function(module, query, key, value, bias, scaling=scaling, dropout=dropout, is_causal=False)
     return heads.flatten(2), weights
 
 

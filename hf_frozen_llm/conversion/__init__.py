@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
 Convert checkpoints of the paper's released code (github.com/ziqipang/LM4VisualEncoding) and of its hosts, such as
-METER, to our models.
+METER and SQA3D, to our models.
 """
 
 from pathlib import Path
@@ -18,34 +18,37 @@ from hf_frozen_llm.conversion.checkpoint import (
 from hf_frozen_llm.conversion.meter import METER
 from hf_frozen_llm.conversion.mmtransformer import MMTRANSFORMER
 from hf_frozen_llm.conversion.point_bert import POINT_BERT
+from hf_frozen_llm.conversion.sqa3d import SQA3D
 from hf_frozen_llm.conversion.videomae import VIDEOMAE
 from hf_frozen_llm.conversion.vit import VIT
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import MODELS
 
 
-ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, METER, MMTRANSFORMER)
+ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, METER, MMTRANSFORMER, SQA3D)
 
 
 def convert_released_checkpoint(
     checkpoint: str | Path | StateDict, task: str, use_ema: bool = False, **config: Any
 ) -> PreTrainedModelWithLLMBlock:
     """
-    Convert a checkpoint of the released code, or a published METER, to a model of this package.
+    Convert a checkpoint of the released code, or a published METER or SQA3D, to a model of this package.
 
     Args:
         checkpoint (`str`, `Path` or `dict`):
             The `.pth` or `.ckpt` file, or its state dictionary. No code in it is executed.
         task (`str`):
-            The task that the model is for, by the name that recipes use; `"feature-extraction"` for a METER without a
-            head.
+            The task that the model is for, by the name that recipes use; `"feature-extraction"` for a METER or an
+            SQA3D without a head.
         use_ema (`bool`, *optional*, defaults to `False`):
             Whether to convert the averaged weights (`model_ema`).
         config:
             Fields of the model's configuration that the tensors do not show: `num_attention_heads` of the host;
             `llm_num_attention_heads` if the checkpoint has an LLM layer; `num_frames` and `image_size` of a VideoMAE;
             `num_groups` and `group_size` of a Point-BERT; `vision_num_attention_heads` and `text_num_attention_heads`
-            of a METER. Other fields are optional, among them `layer_index` (by default that of the released code: 15
+            of a METER. An SQA3D's fields have the published values by default: `num_attention_heads`, `num_samples`,
+            `num_neighbors`, `radii`, `num_proposals`, `vote_radius`, `vote_num_neighbors`, `num_heading_bins` and
+            `mean_sizes`. Other fields are optional, among them `layer_index` (by default that of the released code: 15
             for VideoMAE, otherwise 31), `llm_name_or_path`, `llm_rms_norm_eps` (1e-6) and, of an mmTransformer,
             `num_social_decoder_layers`, without which its social decoder is left out.
 

@@ -2,6 +2,10 @@
 """The tasks of this package: the only list of them."""
 
 from hf_frozen_llm.modeling.modeling_meter_with_llm_block import MeterWithLLMBlockModel
+from hf_frozen_llm.modeling.modeling_sqa3d_with_llm_block import (
+    SQA3DWithLLMBlockForQuestionAnswering,
+    SQA3DWithLLMBlockModel,
+)
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks.image_classification import ImageClassification
 from hf_frozen_llm.tasks.image_text_retrieval import ImageTextRetrieval
@@ -25,10 +29,14 @@ TASKS: dict[str, type[Task]] = {
     )
 }
 
-# by task and model type; the last one can be converted, but is not trained
+# by task and model type; the last two can be converted, but are not trained
 MODELS: dict[str, dict[str, type[PreTrainedModelWithLLMBlock]]] = {
     **{name: task.models for name, task in TASKS.items()},
-    "feature-extraction": {"meter_with_llm_block": MeterWithLLMBlockModel},
+    "situated-question-answering": {"sqa3d_with_llm_block": SQA3DWithLLMBlockForQuestionAnswering},
+    "feature-extraction": {
+        "meter_with_llm_block": MeterWithLLMBlockModel,
+        "sqa3d_with_llm_block": SQA3DWithLLMBlockModel,
+    },
 }
 
 

@@ -13,6 +13,7 @@ from hf_frozen_llm import (
     MeterWithLLMBlockConfig,
     MMTransformerWithLLMBlockConfig,
     PointBertWithLLMBlockConfig,
+    SQA3DWithLLMBlockConfig,
     VectorNetWithLLMBlockConfig,
     VideoMAEWithLLMBlockConfig,
     VisionWithLLMBlockConfig,
@@ -33,6 +34,15 @@ SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 SWIN = {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "image_size": 16, "patch_size": 4}
 VIDEO = {**SIZES, "image_size": 16, "patch_size": 8, "num_frames": 4, "tubelet_size": 2}
 METER = {"vision_config": {**SIZES, "image_size": 8, "patch_size": 4}, "text_config": {**SIZES, "vocab_size": 9}}
+SQA3D = {
+    "num_samples": [9, 6, 4, 3],
+    "num_neighbors": [4] * 4,
+    "point_channels": [[4], [6], [6], [6]],
+    "propagation_channels": [[6], [8]],
+    "num_proposals": 5,
+    "proposal_size": 6,
+    "word_embedding_size": 7,
+}
 # By configuration class, configurations and the shape of the main input that each one means.
 CONFIGS = {
     LLMBlockConfig: [({"hidden_size": 24}, (1, 8, 24))],
@@ -53,11 +63,16 @@ CONFIGS = {
     ],
     VectorNetWithLLMBlockConfig: [({"hidden_size": 24, "num_vector_features": 7}, (1, 96, 19, 7))],
     MMTransformerWithLLMBlockConfig: [({**SIZES, "num_history_features": 3}, (1, 32, 19, 3))],
+    SQA3DWithLLMBlockConfig: [
+        ({**SIZES, **SQA3D, "num_point_features": 1}, (1, 64, 4)),
+        ({**SIZES, **SQA3D, "num_point_features": 0}, (1, 64, 3)),
+    ],
 }
 # Inputs of the models that need more than one.
 SEVERAL_INPUTS = {
     MMTransformerWithLLMBlockConfig: ["agent_history", "agent_positions", "lanes"],
     MeterWithLLMBlockConfig: ["pixel_values", "input_ids"],
+    SQA3DWithLLMBlockConfig: ["points", "situation_embeds", "question_embeds"],
 }
 MODELS = [
     model
@@ -85,7 +100,7 @@ def tensors_of(outputs):
 
 
 def test_every_model_class_is_tested():
-    assert len(MODELS) == 17 and {model.config_class for model in MODELS} == set(CONFIGS)
+    assert len(MODELS) == 19 and {model.config_class for model in MODELS} == set(CONFIGS)
 
 
 @pytest.mark.parametrize(("model_class", "fields", "shape"), CASES)
