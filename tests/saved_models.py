@@ -4,8 +4,9 @@
 import json
 
 import torch
-from model_cases import VIT, assert_same_state, frozen_names, names_of_layer
+from model_cases import assert_same_state, frozen_names, names_of_layer
 from safetensors.torch import load_file
+from vision_cases import VIT
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockForImageClassification
 

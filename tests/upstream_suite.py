@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from model_cases import ModelCase
+from model_case import ModelCase
 from packaging.version import Version
 from paths import upstream_tests_dir
 from safetensors.torch import load_file

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from model_cases import METER_QUESTIONS, METER_RETRIEVAL
+from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
 from PIL import Image
 
 from hf_frozen_llm.hub.push import stage

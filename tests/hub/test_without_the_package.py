@@ -11,11 +11,11 @@ import pytest
 import torch
 import transformers
 from hub_server import HubServer
-from model_cases import POINT_BERT, VIDEOMAE, VISION, VIT
 from paths import REPO
 from tiny_runs import write_llama
 from transformers import AutoConfig, AutoModelForImageClassification, AutoProcessor
 from transformers.utils import HF_MODULES_CACHE
+from vision_cases import POINT_BERT, VIDEOMAE, VISION, VIT
 
 from hf_frozen_llm import LLMBlockConfig, PointCloudProcessor, ViTWithLLMBlockForImageClassification, push
 

@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 from llm_files import write_llm
-from model_cases import VIT
 from safetensors.torch import load_file, save_file
 from saved_models import Classifier, assert_same, build, load, logits
 from tiny_llms import HOST, tiny_config, tiny_llm
 from transformers import AutoModel, AutoModelForImageClassification
+from vision_cases import VIT
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockConfig, ViTWithLLMBlockModel
 from hf_frozen_llm.commands.info import describe_checkpoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from distributed_uses import LABELS, MODELS, pixels_of
-from model_cases import METER_QUESTIONS, METER_RETRIEVAL
+from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
 from model_uses import CASES, EVERY, assert_same_gradients, every_host, gradients, logits, three_models
 from packaging.version import Version
 from tiny_hosts import HOSTS

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import references
 import torch
-from model_cases import CONTROLS, VIT
+from model_cases import CONTROLS
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification
+from vision_cases import VIT
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig
 

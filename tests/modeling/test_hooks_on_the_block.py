@@ -5,7 +5,8 @@ import functools
 
 import pytest
 import torch
-from model_cases import CASES, VIDEOMAE
+from model_cases import CASES
+from vision_cases import VIDEOMAE
 
 
 @pytest.fixture(params=["vit", "vision", "videomae"])

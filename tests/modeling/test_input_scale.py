@@ -7,10 +7,10 @@ import pytest
 import references
 import torch
 from llm_block_checks import dtype_of
-from model_cases import VIT
 from references import relative_error
 from tiny_llms import FAMILIES
 from transformers import AutoModelForImageClassification
+from vision_cases import VIT
 
 from hf_frozen_llm import LLMBlock, LLMBlockConfig, ViTWithLLMBlockForImageClassification
 

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from model_cases import METER_QUESTIONS, image
+from meter_cases import METER_QUESTIONS
+from model_case import image
 from paths import shared_dir
 from PIL import Image
 from safetensors.torch import load_file

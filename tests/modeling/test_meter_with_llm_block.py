@@ -5,7 +5,8 @@ import copy
 
 import pytest
 import torch
-from model_cases import METER_QUESTIONS, METER_RETRIEVAL, pairs, randn
+from meter_cases import METER_QUESTIONS, METER_RETRIEVAL, pairs
+from model_case import randn
 from references import relative_error
 from tiny_llms import randomize
 from torch import nn

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from model_cases import MMTRANSFORMER
+from motion_cases import MMTRANSFORMER
 from paths import shared_dir
 from references import relative_error
 from safetensors.torch import load_file

@@ -10,7 +10,8 @@ import re
 
 import pytest
 import torch
-from model_cases import CASES, CONTROLS, PROJECTIONS, assert_same_state, cases, frozen_names, host_of, names_of_layer
+from model_case import host_of
+from model_cases import CASES, CONTROLS, PROJECTIONS, assert_same_state, cases, frozen_names, names_of_layer
 from references import relative_error, transformers_in_full_precision
 from tiny_llms import randomize
 

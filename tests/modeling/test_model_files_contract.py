@@ -9,7 +9,8 @@ import sys
 
 import pytest
 import torch
-from model_cases import CASES, CONTROLS, PROJECTIONS, assert_same_state, cases, frozen_names, host_of, names_of_layer
+from model_case import host_of
+from model_cases import CASES, CONTROLS, PROJECTIONS, assert_same_state, cases, frozen_names, names_of_layer
 from paths import REPO
 from references import relative_error
 from safetensors.torch import load_file

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from model_cases import MMTRANSFORMER, VECTORNET, traffic
+from motion_cases import MMTRANSFORMER, VECTORNET, traffic
 from paths import shared_dir
 from safetensors import safe_open
 from transformers import AutoFeatureExtractor, AutoProcessor

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from model_cases import POINT_BERT
+from vision_cases import POINT_BERT
 
 from hf_frozen_llm import PointBertWithLLMBlockConfig
 from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import group_points

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from model_cases import SQA3D, answers, rooms
+from sqa3d_cases import SQA3D, answers, rooms
 
 from hf_frozen_llm import SQA3DWithLLMBlockConfig
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from model_cases import VECTORNET
+from motion_cases import VECTORNET
 from paths import shared_dir
 from references import relative_error
 from safetensors.torch import load_file

@@ -3,10 +3,10 @@
 
 import pytest
 import torch
-from model_cases import VIDEOMAE
 from safetensors.torch import load_file, save_file
 from tiny_llms import randomize
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+from vision_cases import VIDEOMAE
 
 from hf_frozen_llm import VideoMAEWithLLMBlockForVideoClassification
 

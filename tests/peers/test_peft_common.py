@@ -9,9 +9,9 @@ from types import ModuleType
 import peft
 import pytest
 from llm_files import write_llm
-from model_cases import VIT
 from paths import PEFT_TESTS
 from tiny_llms import tiny_config, tiny_llm
+from vision_cases import VIT
 
 from hf_frozen_llm import LLMBlockConfig, ViTWithLLMBlockForImageClassification
 

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from model_cases import METER_RETRIEVAL
+from meter_cases import METER_RETRIEVAL
 from tiny_runs import TINY_METER, write_color_images, write_karpathy, write_llama, write_table
 from torch.nn import functional as F
 from transformers import TrainingArguments

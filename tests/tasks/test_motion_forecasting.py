@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from model_cases import MMTRANSFORMER, VECTORNET, traffic
+from motion_cases import MMTRANSFORMER, VECTORNET, traffic
 from tiny_runs import write_llama
 
 from hf_frozen_llm import MotionProcessor

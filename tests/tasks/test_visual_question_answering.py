@@ -7,7 +7,7 @@ import re
 import datasets
 import pytest
 import torch
-from model_cases import METER_QUESTIONS
+from meter_cases import METER_QUESTIONS
 from paths import shared_dir
 from PIL import Image
 from tiny_runs import TINY_METER, write_color_images, write_llama, write_table, write_vqa

@@ -5,8 +5,10 @@ import unittest
 
 import pytest
 import torch
-from model_cases import METER_QUESTIONS, METER_RETRIEVAL, MMTRANSFORMER, POINT_BERT, VECTORNET, VIDEOMAE, VIT
+from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
+from motion_cases import MMTRANSFORMER, VECTORNET
 from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
+from vision_cases import POINT_BERT, VIDEOMAE, VIT
 
 
 class ViTWithLLMBlockSuite(ModelCaseSuite):
