@@ -122,14 +122,17 @@ class MeterWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
                 Fields of the configuration.
         """
         if text_name_or_path is None:
-            config = cls.from_pretrained(pretrained_model_name_or_path, revision=revision, **kwargs)
+            config = cls.from_pretrained(pretrained_model_name_or_path, revision=revision or "main", **kwargs)
         else:
-            vision_config = CLIPVisionConfig.from_pretrained(pretrained_model_name_or_path, revision=revision)
+            vision_config = CLIPVisionConfig.from_pretrained(
+                pretrained_model_name_or_path, revision=revision or "main"
+            )
             vision_config.num_hidden_layers -= 1
-            text_config = RobertaConfig.from_pretrained(text_name_or_path, revision=text_revision)
+            text_config = RobertaConfig.from_pretrained(text_name_or_path, revision=text_revision or "main")
             config = cls(vision_config=vision_config, text_config=text_config, **kwargs)
         if image_size is not None:
-            config.vision_config.image_size = image_size
+            encoder: Any = config.vision_config  # no longer a dictionary
+            encoder.image_size = image_size
         return config
 
     def complete_llm_block(self) -> None:
