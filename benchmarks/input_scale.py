@@ -38,6 +38,14 @@ SEVERITIES = [1, 3, 5]
 SHIFTED_IMAGES = 2000
 
 
+class Examples(list):
+    """The examples of a data set, computed once, and its rows."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset[index] for index in range(len(dataset)))
+        self.rows = dataset.rows
+
+
 def common_flags(args, *flags):
     return [
         *("--dataset_name", args.dataset, "--llm_block.llm_name_or_path", args.llm, "--max_steps", str(STEPS)),
@@ -101,6 +109,7 @@ def evaluate_under_shift(args):
     from hf_frozen_llm.training.evaluate import read_evaluation_recipe
     from hf_frozen_llm.training.run import load_run, read_eval_rows
 
+    examples = {}  # corrupted once: all variants read the same pixels
     for variant, seed, folder in run_folders(args.work_dir / "whole"):
         if variant not in MAIN or (folder / "shift.json").is_file():
             continue
@@ -114,8 +123,10 @@ def evaluate_under_shift(args):
             for corruption in [None, *CORRUPTIONS]:
                 for severity in SEVERITIES if corruption else [None]:
                     data_args.corruption, data_args.corruption_severity = corruption, severity
-                    run.eval_dataset = run.task.dataset(rows, str(data_args.eval_split))
                     name = "clean" if corruption is None else f"{corruption}_{severity}"
+                    if name not in examples:
+                        examples[name] = Examples(run.task.dataset(rows, str(data_args.eval_split)))
+                    run.eval_dataset = examples[name]
                     accuracies[name] = run.trainer().evaluate()["eval_top1"]
         (folder / "shift.json").write_text(json.dumps(accuracies), encoding="utf-8")
         print(variant, seed, accuracies, flush=True)

@@ -38,6 +38,7 @@ def measure(llm, input_scale, dataset, steps):
             "llm_block.llm_name_or_path": llm,
             "llm_block.layer_index": "-1",
             "llm_block.input_scale": input_scale,
+            "llm_block.residual": "none",
             "max_steps": steps,
             "eval_steps": steps,
             "logging_steps": 1,

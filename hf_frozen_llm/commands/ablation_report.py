@@ -262,5 +262,8 @@ def describe_runs(runs: pd.DataFrame) -> str:
 
 
 def name_values(runs: pd.DataFrame, column: str, one: str, several: str) -> str:
-    values = runs[column].dropna().unique()
+    """Name the value that all runs have, or count them; of a path, only the last part says what it is."""
+    values = [
+        Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for v in runs[column].dropna().unique()
+    ]
     return "" if len(values) == 0 else one.format(values[0]) if len(values) == 1 else f"{len(values)} {several}"
