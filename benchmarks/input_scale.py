@@ -133,7 +133,7 @@ def evaluate_under_shift(args):
 
 
 def condense(args):
-    """Write one row for each run into `runs.csv`: settings, accuracy, update ratios, accuracy under shift."""
+    """Write `runs.csv` (a row for each run, with update ratios and accuracies under shift), and copy the reports."""
     rows = []
     for data in ("tuning", "whole", "tenth"):
         folder = args.work_dir / ("tenth" if data == "tenth" else "whole")
@@ -162,6 +162,14 @@ def condense(args):
     args.output.mkdir(parents=True, exist_ok=True)
     runs.to_csv(args.output / "runs.csv", index=False)
     write_shift_table(runs, args.output / "shift.md")
+    reports = {"whole": ["ablation.csv", "ablation.md", "ablation.png", "differences.csv"], "tenth": ["ablation.md"]}
+    for data, names in reports.items():
+        for name in names:
+            content = (args.work_dir / data / name).read_bytes()
+            if name.endswith(".csv"):  # the names of local copies, as in the other files
+                for path in (args.dataset, args.llm):
+                    content = content.replace(path.encode(), Path(path).name.encode())
+            (args.output / (name if data == "whole" else f"tenth{Path(name).suffix}")).write_bytes(content)
 
 
 def write_shift_table(runs, path):
