@@ -12,6 +12,14 @@ from hf_frozen_llm.training.recipe import read_recipe
 
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
+# Seeds and variants of our rows of the results: plain host, pretrained layer, random layer, MLP.
+VARIANTS = {
+    "CIFAR-10": ("3", ["plain ViT", "frozen layer 29", "frozen random layer", "MLP"]),
+    "CIFAR-10, tuned": ("5", ["plain ViT", "pretrained", "random", "MLP"]),
+    "CIFAR-10, tuned, `outer`": ("5", ["plain ViT", "pretrained outer", "random outer", None]),
+    "furniture": ("3", ["plain host", "frozen LLM layer", "frozen random layer", None]),
+    "moving images": ("3", ["plain host", "frozen LLM layer", "frozen random layer", None]),
+}
 
 
 def test_the_table_of_tasks_is_right():
@@ -27,15 +35,14 @@ def test_the_table_of_tasks_is_right():
 
 
 def test_the_results_are_those_of_their_files():
-    rows = [row for row in table_rows(README, "| plain host") if row[0].startswith("ours")]
-    assert len(rows) == 3
-    for name, *cells in rows:
+    rows = [row for row in table_rows(README, "| plain host") if not row[0].startswith("paper")]
+    assert [name.split("[")[-1].split("]")[0] for name, *_ in rows] == list(VARIANTS)
+    for (name, *cells), (seeds, variants) in zip(rows, VARIANTS.values()):
         file = REPO / re.search(r"\((.+)/README\.md\)", name)[1] / "ablation.md"
-        numbers = {row[0]: row[1:3] for row in table_rows(file.read_text(encoding="utf-8"), "variant")}
-        plain = numbers.get("plain host") or numbers["plain ViT"]
-        pretrained = numbers.get("frozen LLM layer") or numbers["frozen layer 29"]
-        mlp = numbers.get("MLP", ["–", "3"])
-        assert [plain, pretrained, numbers["frozen random layer"], mlp] == [[cell, "3"] for cell in cells]
+        numbers = {
+            row[0]: row[1] for row in table_rows(file.read_text(encoding="utf-8"), "variant") if row[2] == seeds
+        }
+        assert cells == [numbers.get(variant, "–") for variant in variants]
 
 
 def test_the_sizes_are_those_of_their_files(monkeypatch):
