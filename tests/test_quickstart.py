@@ -297,7 +297,8 @@ def test_quickstart_goes_on_after_a_kill(tmp_path, tiny_inputs):
 def test_the_two_recipes_differ_in_the_block_only():
     plain, with_llm = (read_recipe(f"quickstart/{name}.yaml").to_dict() for name in quickstart.RECIPES.values())
     assert plain.pop("llm_block") is None
-    assert with_llm.pop("llm_block") == {"llm_name_or_path": downloads.LLM_REPOSITORY, "layer_index": -1}
+    llm_block = {"llm_name_or_path": downloads.LLM_REPOSITORY, "layer_index": -1, "residual": "outer"}
+    assert with_llm.pop("llm_block") == llm_block
     assert plain.pop("output_dir") != with_llm.pop("output_dir")
     assert plain == with_llm
     assert plain["dataset_name"] == downloads.DATASET_REPOSITORY
