@@ -3,10 +3,10 @@
 Make rooms of real furniture models with questions of SQA3D's six types, in the files of SQA3D and of ScanQA: run
 `python examples/furniture_rooms.py furniture_points.npz rooms`.
 
-`furniture_points.npz` is made by `python examples/furniture_points.py`. Rooms of the training have its training models,
-all others its test models. An agent stands in the middle of a room and faces an object, or it has its back to one
-object and faces another, so that the scene and the situation tell its pose. Of the questions that can be asked of it,
-those whose answers are the rarest so far are kept: the questions alone tell little.
+`furniture_points.npz` is made by `python examples/furniture_points.py`. Training rooms have its training models, all
+others its test models. An agent stands in the middle of a room and faces an object, or it has its back to one object
+and faces another, so that the scene and the situation tell its pose. Of the questions that can be asked of it, those
+whose answers are the rarest so far are kept: the questions alone tell little.
 """
 
 import argparse
