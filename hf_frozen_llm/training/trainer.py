@@ -94,9 +94,10 @@ class TaskTrainer(Trainer):
                 "computes its own loss, without label smoothing. Remove it."
             )
         if learning_rate_drops and args.lr_scheduler_type not in CONSTANT:
+            schedule = SchedulerType(args.lr_scheduler_type).value
             raise ValueError(
-                f"learning_rate_drops is set, and lr_scheduler_type is {args.lr_scheduler_type.value}. Set it to "
-                "constant, or to constant_with_warmup."
+                f"learning_rate_drops is set, and lr_scheduler_type is {schedule}. Set it to constant, or to "
+                "constant_with_warmup."
             )
         block: Any = model._get_llm_block()
         if args.push_to_hub and block is not None and block.is_reloadable():

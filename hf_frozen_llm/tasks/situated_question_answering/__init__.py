@@ -353,7 +353,9 @@ class SituatedQuestionAnswering(Task):
     def describe(self, record: Record) -> dict[str, Any]:
         """Return what was asked where, the best answers as `predictions`, and the agent's pose if it is predicted."""
         row: Row = self.rows[record["row"]]
-        known = {name: row[name] for name in ("question_id", "scene_id", "situation", "question") if name in row}
+        known: dict[str, Any] = {
+            name: row[name] for name in ("question_id", "scene_id", "situation", "question") if name in row
+        }
         pairs = zip(record["answers"], record["scores"])
         predictions = [{"label": self.config.id2label[label], "score": score} for label, score in pairs]
         pose = {"pose": record["situation"]} if "situation" in record else {}
