@@ -51,6 +51,7 @@ from .modeling.motion_forecasting import MotionForecastingOutput
 from .modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
 from .modeling.processing_motion_forecasting import MotionProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
+from .modeling.processing_sqa3d_with_llm_block import SQA3DProcessor
 from .version import __version__
 
 
@@ -100,6 +101,7 @@ __all__ = [
     "PointBertWithLLMBlockForPointCloudClassification",
     "PointBertWithLLMBlockModel",
     "PointCloudProcessor",
+    "SQA3DProcessor",
     "SQA3DQuestionAnsweringOutput",
     "SQA3DWithLLMBlockConfig",
     "SQA3DWithLLMBlockForQuestionAnswering",

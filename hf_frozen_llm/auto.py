@@ -48,6 +48,7 @@ from .modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from .modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
 from .modeling.processing_motion_forecasting import MotionProcessor
 from .modeling.processing_point_bert_with_llm_block import PointCloudProcessor
+from .modeling.processing_sqa3d_with_llm_block import SQA3DProcessor
 
 
 # by model type: the class that its task trains
@@ -114,3 +115,4 @@ AutoFeatureExtractor.register(MMTransformerWithLLMBlockConfig, MotionProcessor, 
 # Nor one for questions about scenes.
 AutoConfig.register("sqa3d_with_llm_block", SQA3DWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(SQA3DWithLLMBlockConfig, SQA3DWithLLMBlockForQuestionAnswering, exist_ok=True)
+AutoFeatureExtractor.register(SQA3DWithLLMBlockConfig, SQA3DProcessor, exist_ok=True)

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import furniture_rooms
 import moving_pictures
 import pytest
 from hub_server import HubServer
 from paths import REPO, shared_dir
 from PIL import Image
 from tiny_runs import TINY_METER, TINY_POINT_BERT, TINY_VIDEOMAE
+from tiny_scenes import TINY_SQA3D
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.training.recipe import read_recipe
@@ -30,6 +32,7 @@ TINY_OF_TASK = {
     "point_cloud_classification": [*TINY_POINT_BERT, *SHORT],
     "visual_question_answering": [*TINY_METER, *SHORT],
     "image_text_retrieval": [*TINY_METER, *SHORT],
+    "situated_question_answering": [*TINY_SQA3D, *SHORT],
 }
 AfterBlock = tuple[dict[str, Any], str]
 
@@ -123,6 +126,10 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
         case ["python", "examples/furniture_points.py"]:
             # It needs Debian's packages; the page's preparation writes a small file instead.
             assert (REPO / words[1]).is_file() and Path("furniture_points.npz").is_file()
+        case ["python", "examples/furniture_rooms.py", *_]:
+            assert (REPO / words[1]).is_file()
+            monkeypatch.setattr("sys.argv", [*words[1:], "--rooms", "3", "2", "2"])
+            furniture_rooms.main()
         case ["hf-frozen-llm", "train" | "check", recipe, *_]:
             main([*words[1:], *TINY_OF_TASK.get(recipe.partition("/")[0], page.tiny), *page.always])
         case ["hf-frozen-llm", "ablate", *_]:

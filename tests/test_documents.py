@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import moving_pictures
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -285,7 +286,8 @@ VIDEOS_AND_POINTS = Page(
 
 
 def test_the_tables_of_keys_are_right():
-    fields = {f.name: f for task in TASKS.values() for f in dataclasses.fields(task.arguments)}
+    of_page = [TASKS[name].arguments for name in ("video-classification", "point-cloud-classification")]
+    fields = {f.name: f for arguments in of_page for f in dataclasses.fields(arguments)}
     text = VIDEOS_AND_POINTS.text
     tables = [part.partition("\n\n")[0] for part in text.split("| key | default | description |\n")[1:]]
     rows = [row for table in tables for row in re.findall(r"^\| (`.+?`) \| (.+?) \|", table, re.MULTILINE)]
@@ -337,6 +339,34 @@ def check_pairs(text: str, ran: list[list[str]], after: list[AfterBlock]) -> Non
 VISION_AND_LANGUAGE = Page("docs/vision_and_language.md", prepare_pairs, check=check_pairs)
 
 
+# docs/questions_about_3d_scenes.md
+
+
+def prepare_rooms(hub: HubServer, folder: Path) -> None:
+    add_llm(hub)
+    shutil.copy(shared_dir() / "data" / "furniture_points.npz", "furniture_points.npz")
+    rng = np.random.default_rng(0)
+    np.save("scene.npy", np.concatenate([rng.uniform(0, 3, (200, 3)), rng.uniform(0, 255, (200, 3))], axis=1))
+
+
+def check_rooms(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    assert {words[1] for words in ran} == {"examples/furniture_rooms.py", "train", "evaluate", "predict", "ablate"}
+    lines = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert lines[0]["scene_id"].startswith("room") and len(lines[0]["predictions"]) == 10
+    (built, _), (_, printed) = after
+    assert built["model"].classifier.fc2.out_features == 707
+    assert len(printed.splitlines()) == 2
+    fields = {
+        field.name: field.default for field in dataclasses.fields(TASKS["situated-question-answering"].arguments)
+    }
+    table = text.split("| key | default | description |\n")[1].partition("\n\n")[0]
+    keys = [key for row in re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE) for key in re.findall(r"\w+", row)]
+    assert set(keys) <= set(fields) and fields["num_points"] == 40000 and fields["batch_norm_decay_epochs"] == 20
+
+
+QUESTIONS_ABOUT_SCENES = Page("docs/questions_about_3d_scenes.md", prepare_rooms, check=check_rooms)
+
+
 PAGES = [
     README,
     Page("docs/ablations.md"),
@@ -354,6 +384,7 @@ PAGES = [
         [*SMALL_VIT, "--dataset_name", "pictures", "--eval_split", "test", *TINY_RUN],
         always=["--llm_block.llm_name_or_path", LLM, "--llm_block.layer_index", "-1"],
     ),
+    QUESTIONS_ABOUT_SCENES,
     QUICKSTART,
     Page("docs/save_and_load.md", prepare_moved_llm, check=check_saved),
     OWN_HOST,

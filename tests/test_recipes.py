@@ -27,6 +27,7 @@ from tiny_runs import (
     write_video_folder,
     write_vqa,
 )
+from tiny_scenes import TINY_SQA3D, write_scenes
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.tasks import TASKS
@@ -43,6 +44,7 @@ SMALL_HOSTS = {
     "swin": TINY_SWIN,
     "videomae_with_llm_block": TINY_VIDEOMAE,
     "point_bert_with_llm_block": TINY_POINT_BERT,
+    "sqa3d_with_llm_block": TINY_SQA3D,
     # the published encoders of a recipe
     "meter_with_llm_block": [*TINY_METER, "--host.text_name_or_path", "null", "--host.image_size", "null"],
 }
@@ -65,7 +67,7 @@ def quiet_datasets():
 def test_there_are_recipes():
     assert len(RECIPES) >= 40
     tasks = ("image_classification", "video_classification", "point_cloud_classification")
-    for task in (*tasks, "visual_question_answering", "image_text_retrieval"):
+    for task in (*tasks, "visual_question_answering", "image_text_retrieval", "situated_question_answering"):
         assert any(path.parent.name == task and path.stem == "tiny" for path in WITH_BASELINE)
 
 
@@ -78,6 +80,8 @@ def write_data(folder, values):
         return write_vqa(folder, {"train2014": 24, "val2014": 12})
     if values["task"] == "visual-question-answering":
         return write_shapes(folder, splits)
+    if values["task"] == "situated-question-answering":
+        return write_scenes(folder, splits)
     if values["dataset_name"].endswith(".json"):
         return write_karpathy(folder, splits)
     if values["task"] == "image-text-retrieval":
@@ -133,7 +137,9 @@ def test_two_steps(path, llm, tmp_path):
     assert 0 <= results["metrics"][f"eval_{TASKS[values['task']].main_metric.name}"] <= 1
 
 
-OF_THE_PAPER = [path for path in RECIPES if path.parent.name != "quickstart" and path.stem not in ("tiny", "shapes")]
+OF_THE_PAPER = [
+    path for path in RECIPES if path.parent.name != "quickstart" and path.stem not in ("tiny", "shapes", "rooms")
+]
 
 
 @pytest.mark.parametrize("path", OF_THE_PAPER, ids=name)

@@ -2,15 +2,13 @@
 """The tasks of this package: the only list of them."""
 
 from hf_frozen_llm.modeling.modeling_meter_with_llm_block import MeterWithLLMBlockModel
-from hf_frozen_llm.modeling.modeling_sqa3d_with_llm_block import (
-    SQA3DWithLLMBlockForQuestionAnswering,
-    SQA3DWithLLMBlockModel,
-)
+from hf_frozen_llm.modeling.modeling_sqa3d_with_llm_block import SQA3DWithLLMBlockModel
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks.image_classification import ImageClassification
 from hf_frozen_llm.tasks.image_text_retrieval import ImageTextRetrieval
 from hf_frozen_llm.tasks.motion_forecasting import MotionForecasting
 from hf_frozen_llm.tasks.point_cloud_classification import PointCloudClassification
+from hf_frozen_llm.tasks.situated_question_answering import SituatedQuestionAnswering
 from hf_frozen_llm.tasks.task import Task
 from hf_frozen_llm.tasks.video_classification import VideoClassification
 from hf_frozen_llm.tasks.visual_question_answering import VisualQuestionAnswering
@@ -26,13 +24,13 @@ TASKS: dict[str, type[Task]] = {
         MotionForecasting,
         VisualQuestionAnswering,
         ImageTextRetrieval,
+        SituatedQuestionAnswering,
     )
 }
 
-# by task and model type; the last two can be converted, but are not trained
+# by task and model type; those of the last one can be converted, but are not trained
 MODELS: dict[str, dict[str, type[PreTrainedModelWithLLMBlock]]] = {
     **{name: task.models for name, task in TASKS.items()},
-    "situated-question-answering": {"sqa3d_with_llm_block": SQA3DWithLLMBlockForQuestionAnswering},
     "feature-extraction": {
         "meter_with_llm_block": MeterWithLLMBlockModel,
         "sqa3d_with_llm_block": SQA3DWithLLMBlockModel,

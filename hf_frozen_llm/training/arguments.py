@@ -72,6 +72,13 @@ class RunArguments:
             apply to a parameter, they multiply: `{projections: 10, "vit\\.layers\\.0\\.": 0.1}`.
         projection_learning_rate_scale (`float`, *optional*):
             Earlier name of the group `projections` in `learning_rate_scales`.
+        learning_rate_drops (`list[float]`, *optional*):
+            Epochs after which the learning rate is multiplied by `learning_rate_drop_factor`. Needs a constant
+            `lr_scheduler_type`.
+        learning_rate_drop_factor (`float`, *optional*, defaults to 0.1):
+            Factor of the learning rate at each of `learning_rate_drops`.
+        clip_grad_value (`float`, *optional*):
+            Largest absolute value of each entry of the gradient, to which it is clipped after `max_grad_norm`.
         resume (`bool`, *optional*, defaults to `False`):
             Whether to resume from the last complete checkpoint in `output_dir`, if there is one.
         resume_changes (`str`, *optional*):
@@ -84,6 +91,9 @@ class RunArguments:
     layer_decay: float = 1.0
     learning_rate_scales: dict[str, float] | None = None
     projection_learning_rate_scale: float | None = None
+    learning_rate_drops: list[float] | None = None
+    learning_rate_drop_factor: float = 0.1
+    clip_grad_value: float | None = None
     resume: bool = False
     resume_changes: str | None = None
 
@@ -92,6 +102,12 @@ class RunArguments:
             raise ValueError(f"base_batch_size is {self.base_batch_size}; it must be at least 1.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
+        if any(epoch <= 0 for epoch in self.learning_rate_drops or ()):
+            raise ValueError(f"learning_rate_drops is {self.learning_rate_drops}; epochs must be above 0.")
+        for name in ("learning_rate_drop_factor", "clip_grad_value"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; it must be finite, and above 0.")
         scales = dict(self.learning_rate_scales or {})
         if self.projection_learning_rate_scale is not None:
             if "projections" in scales:

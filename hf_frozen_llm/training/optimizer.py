@@ -1,11 +1,12 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Learning rates by layer and by group of parameters."""
+"""Learning rates by layer and by group of parameters, and their drops."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 
 def scale_learning_rates(optimizer: Any, model: Any, layer_decay: float, scales: Mapping[str, float]) -> None:
@@ -76,3 +77,13 @@ def split_groups(optimizer: Any, factors: Mapping[nn.Parameter, float]) -> None:
             by_factor.setdefault(factors[parameter], []).append(parameter)
         for factor, parameters in by_factor.items():
             optimizer.add_param_group({**group, "params": parameters, "lr": group["lr"] * factor})
+
+
+def drop_learning_rates(optimizer: Any, drops: Sequence[float], factor: float, num_warmup_steps: int) -> LambdaLR:
+    """Return a schedule that multiplies the learning rates by `factor` from each of the steps `drops` on."""
+
+    def scale(step: int) -> float:
+        warmup = min(1.0, step / num_warmup_steps) if num_warmup_steps else 1.0
+        return warmup * factor ** sum(step >= drop for drop in drops)
+
+    return LambdaLR(optimizer, scale)

@@ -4,7 +4,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import nested_gather
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
 from transformers.utils import PushInProgress, logging
 
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.publishing import leave_out_local_paths, publishing
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.tasks.task import Batch, Predict, Record
-from hf_frozen_llm.training.optimizer import scale_learning_rates
+from hf_frozen_llm.training.optimizer import drop_learning_rates, scale_learning_rates
 from hf_frozen_llm.training.progress import RunProgress
 from hf_frozen_llm.training.results import without_infinite, write_json
 
@@ -37,6 +37,7 @@ logger = logging.get_logger(__name__)
 RECIPE_FILE = "recipe.json"
 # Steps in a row that the scaler of fp16 may skip: it begins far too high, and halves its scale at each of them.
 MAX_SKIPPED_STEPS = 50
+CONSTANT = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
 
 
 class TaskTrainer(Trainer):
@@ -53,6 +54,12 @@ class TaskTrainer(Trainer):
         layer_decay (`float`, *optional*, defaults to 1.0):
             See [`RunArguments`].
         learning_rate_scales (`dict[str, float]`, *optional*):
+            See [`RunArguments`].
+        learning_rate_drops (`Sequence[float]`, *optional*):
+            See [`RunArguments`].
+        learning_rate_drop_factor (`float`, *optional*, defaults to 0.1):
+            See [`RunArguments`].
+        clip_grad_value (`float`, *optional*):
             See [`RunArguments`].
         settings (`dict[str, Any]`, *optional*):
             The resolved settings of the run, which are written into every checkpoint as `recipe.json`.
@@ -73,6 +80,9 @@ class TaskTrainer(Trainer):
         task: Task,
         layer_decay: float = 1.0,
         learning_rate_scales: dict[str, float] | None = None,
+        learning_rate_drops: Sequence[float] | None = None,
+        learning_rate_drop_factor: float = 0.1,
+        clip_grad_value: float | None = None,
         settings: dict[str, Any] | None = None,
         write_card: Callable[[], None] | None = None,
         **kwargs,
@@ -82,6 +92,12 @@ class TaskTrainer(Trainer):
             raise ValueError(
                 f"label_smoothing_factor is {args.label_smoothing_factor}, but a model of the task {task.name} "
                 "computes its own loss, without label smoothing. Remove it."
+            )
+        if learning_rate_drops and args.lr_scheduler_type not in CONSTANT:
+            schedule = SchedulerType(args.lr_scheduler_type).value
+            raise ValueError(
+                f"learning_rate_drops is set, and lr_scheduler_type is {schedule}. Set it to constant, or to "
+                "constant_with_warmup."
             )
         block: Any = model._get_llm_block()
         if args.push_to_hub and block is not None and block.is_reloadable():
@@ -98,6 +114,9 @@ class TaskTrainer(Trainer):
         self.llm_block = block
         self.layer_decay = layer_decay
         self.learning_rate_scales = learning_rate_scales or {}
+        self.learning_rate_drops = learning_rate_drops or ()
+        self.learning_rate_drop_factor = learning_rate_drop_factor
+        self.clip_grad_value = clip_grad_value
         self.settings = settings
         self.write_card = write_card
         self.stops_when_infinite = True
@@ -140,7 +159,7 @@ class TaskTrainer(Trainer):
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Return the norm of the gradient; stop if the step would make the weights NaN."""
+        """Return the norm of the gradient; stop if the step would make the weights NaN. Then clip by value."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
         norm, loss = 0.0 if grad_norm is None else float(grad_norm), self.last_loss.item()
         is_skipped = self.accelerator.scaler is not None and not math.isfinite(norm)
@@ -149,6 +168,8 @@ class TaskTrainer(Trainer):
             return grad_norm
         if not (math.isfinite(norm) and math.isfinite(loss)):
             self._stop_when_infinite(f"the loss is {loss:g}, and the norm of the gradient {norm:g}", 1)
+        if self.clip_grad_value is not None:  # the gradients are no longer scaled
+            nn.utils.clip_grad_value_(model.parameters(), self.clip_grad_value)
         return grad_norm
 
     def _stop_when_infinite(self, problem: str, current_step: int = 0) -> None:
@@ -237,6 +258,21 @@ class TaskTrainer(Trainer):
         trained = self.accelerator.unwrap_model(self.model if model is None else model)
         scale_learning_rates(optimizer, trained, self.layer_decay, self.learning_rate_scales)
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None and self.learning_rate_drops:
+            dataset: Any = self.train_dataset
+            batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            # a stream is one epoch
+            per_epoch = math.ceil(len(dataset) / batch_size) if hasattr(dataset, "__len__") else num_training_steps
+            self.lr_scheduler = drop_learning_rates(
+                self.optimizer if optimizer is None else optimizer,
+                [epoch * per_epoch for epoch in self.learning_rate_drops],
+                self.learning_rate_drop_factor,
+                self.args.get_warmup_steps(num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as Trainer does, unless the weights are not finite; a checkpoint also gets the settings of the run."""

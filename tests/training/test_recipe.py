@@ -136,7 +136,13 @@ def test_task_and_model_type_go_together(read):
         recipe.arguments(ModelArguments)
 
 
-@pytest.mark.parametrize("line", ["layer_decay: 0", "layer_decay: 1.1", "base_batch_size: 0"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("layer_decay: 0", "layer_decay: 1.1", "base_batch_size: 0", "learning_rate_drops: [0, 3]"),
+        *("learning_rate_drop_factor: 0", "clip_grad_value: -1"),
+    ],
+)
 def test_wrong_learning_rates(read, line):
     with pytest.raises(ValueError, match=f"{line.partition(':')[0]} is "):
         read(line).arguments(RunArguments)

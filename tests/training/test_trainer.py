@@ -148,6 +148,36 @@ def test_trainer_scales_its_optimizer(llm, tmp_path):
     assert found["vit.embeddings.cls_token"][0] == 0.5**4
 
 
+def test_learning_rate_drops_after_epochs(llm, tmp_path):
+    model = build_model("image", llm)
+    kwargs = {"report_to": "none", "use_cpu": True, "per_device_train_batch_size": 4}
+    args = TrainingArguments(str(tmp_path), lr_scheduler_type="constant", learning_rate=1.0, **kwargs)
+    task = find_task("vit_with_llm_block")(ImageDataArguments("x"), None, model.config)
+    trainer = TaskTrainer(model, args, task=task, train_dataset=range(10), learning_rate_drops=[1, 2])
+    scheduler = trainer.create_scheduler(9, optimizer_of(model))
+    found = []
+    for _ in range(8):
+        found.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])  # three steps an epoch
+    with pytest.raises(ValueError, match=r"learning_rate_drops is set, and lr_scheduler_type is linear\. Set it to"):
+        TaskTrainer(model, TrainingArguments(str(tmp_path), **kwargs), task=task, learning_rate_drops=[1])
+
+
+def test_gradients_are_clipped_by_value(llm, tmp_path):
+    model = build_model("image", llm)
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, max_grad_norm=0)
+    task = find_task("vit_with_llm_block")(ImageDataArguments("x"), None, model.config)
+    trainer = TaskTrainer(model, args, task=task, clip_grad_value=0.5)
+    weight = model.classifier.weight
+    weight.grad = torch.linspace(-3, 3, weight.numel()).view_as(weight)
+    expected = weight.grad.clamp(-0.5, 0.5)
+    norm = weight.grad.norm().item()
+    assert float(trainer._get_grad_norm(model)) == pytest.approx(norm, rel=1e-4)  # that before
+    torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_settings_are_saved_in_checkpoints_alone(llm, tmp_path):
     """`Trainer.push_to_hub` saves the model by the same internal call, without naming a folder."""
     model = build_model("image", llm)
