@@ -89,7 +89,7 @@ MMTRANSFORMER = ModelCase(
     head=("decoder",),
     token_mask=lambda inputs: torch.cat([inputs["agent_mask"], inputs["lane_mask"]], dim=1),
     processor=lambda: MotionProcessor(num_history_steps=6, num_lane_points=6),
-    sample=lambda: traffic(3, 4),
+    sample=lambda: [traffic(3, 4)],
 )
 
 
@@ -142,5 +142,5 @@ VECTORNET = ModelCase(
     ],
     token_mask=lambda inputs: inputs["polyline_mask"],
     processor=lambda: MotionProcessor(format="polylines", num_history_steps=6, num_lane_points=6),
-    sample=lambda: traffic(2, 2),
+    sample=lambda: [traffic(2, 2)],
 )

@@ -212,7 +212,7 @@ MUTANTS = [
     ),
     Mutant(
         "16-bit pictures become white",
-        "hf_frozen_llm/tasks/image_classification/data.py",
+        "hf_frozen_llm/data/images.py",
         "return 0, 2**bits - 1",
         "return 0, 255",
         "tests/tasks/test_image_classification.py::test_more_than_8_bits",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hf_frozen_llm.metrics import Metric
+from hf_frozen_llm.modeling.publishing import is_local_path
 from hf_frozen_llm.plotting import plot_ablation
 
 
@@ -263,7 +264,5 @@ def describe_runs(runs: pd.DataFrame) -> str:
 
 def name_values(runs: pd.DataFrame, column: str, one: str, several: str) -> str:
     """Name the value that all runs have, or count them; of a path, only the last part says what it is."""
-    values = [
-        Path(v).name if isinstance(v, str) and Path(v).is_absolute() else v for v in runs[column].dropna().unique()
-    ]
+    values = [Path(v).name if isinstance(v, str) and is_local_path(v) else v for v in runs[column].dropna().unique()]
     return "" if len(values) == 0 else one.format(values[0]) if len(values) == 1 else f"{len(values)} {several}"

@@ -82,6 +82,8 @@ def find_left_out(
 def make_config(state: StateDict, given: GivenFields) -> MMTransformerWithLLMBlockConfig:
     num_proposals, width = state[f"{OLD}.query_embed.weight"].shape
     lane_width, num_lane_features = state["subgraph.layer_seq.lmlp_0.mlp.0.weight"].shape
+    has_social_decoder = bool(given.fields.get("num_social_decoder_layers"))
+    num_social_decoder_layers = count_layers(state, f"{OLD}.social_dec.layers") if has_social_decoder else 0
     lane_layers = [name for name in state if name.startswith("subgraph.layer_seq.") and name.endswith(".mlp.0.weight")]
     return MMTransformerWithLLMBlockConfig(
         num_history_features=given.confirm(
@@ -99,9 +101,7 @@ def make_config(state: StateDict, given: GivenFields) -> MMTransformerWithLLMBlo
         lane_hidden_size=given.confirm("lane_hidden_size", lane_width),
         num_lane_layers=given.confirm("num_lane_layers", len(lane_layers)),
         decoder_hidden_size=given.confirm("decoder_hidden_size", len(state[f"{HEAD}.reg_mlp.3.weight"])),
-        num_social_decoder_layers=given.confirm(
-            "num_social_decoder_layers", count_layers(state, f"{OLD}.social_dec.layers")
-        ),
+        num_social_decoder_layers=given.confirm("num_social_decoder_layers", num_social_decoder_layers),
         num_attention_heads=given.require("num_attention_heads", "2"),
         **given.fields,
     )

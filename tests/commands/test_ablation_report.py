@@ -14,6 +14,7 @@ from hf_frozen_llm.commands.ablation_report import (
     choose_values,
     compute_power,
     count_seeds,
+    describe_runs,
     is_at_end,
     paired_differences,
     summarize_differences,
@@ -131,6 +132,13 @@ def test_tables(report, tmp_path):
     assert len(pd.read_csv(tmp_path / "ablation.csv")) == 5
     differences = pd.read_csv(tmp_path / "differences.csv").set_index("variant")
     assert differences.loc["frozen", "t_high"] == pytest.approx(15.706, abs=1e-3)
+
+
+@pytest.mark.parametrize("path", ["{folder}/SmolLM2", "./SmolLM2", "../models/SmolLM2"])
+def test_titles_name_local_models_without_their_folders(path, tmp_path):
+    runs = pd.DataFrame(make_rows({"frozen": [0.5]})).assign(llm_name_or_path=path.format(folder=tmp_path))
+    assert describe_runs(runs).endswith("evaluated on 10,000 rows, LLM SmolLM2")
+    assert describe_runs(runs.assign(llm_name_or_path="org/SmolLM2")).endswith(", LLM org/SmolLM2")
 
 
 def test_tables_of_one_seed_and_of_failures_only(report, tmp_path):
