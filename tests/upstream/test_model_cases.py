@@ -6,7 +6,7 @@ import unittest
 import pytest
 import torch
 from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
-from motion_cases import MMTRANSFORMER, VECTORNET
+from motion_cases import FORECAST_MAE, MMTRANSFORMER, VECTORNET
 from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
 from vision_cases import POINT_BERT, VIDEOMAE, VIT
 
@@ -127,3 +127,10 @@ class MMTransformerWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
         },
         **contradicts_the_design,
     }
+
+
+class ForecastMAEWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
+    case = FORECAST_MAE
+    all_model_classes = (FORECAST_MAE.base_class, FORECAST_MAE.model_class)
+    fields = {"drop_path_rate": 0.1}
+    additional_model_inputs = ("agent_poses", "agent_types", "lanes", "lane_poses", "agent_mask", "lane_mask")

@@ -18,18 +18,27 @@ from hf_frozen_llm.modeling.processing_motion_forecasting import MotionProcessor
 from hf_frozen_llm.tasks.task import Batch, Record, Task
 
 
+# by model type: the inputs that MotionProcessor makes
+FORMATS: dict[str, Literal["agents_and_lanes", "polylines", "poses"]] = {
+    "vectornet_with_llm_block": "polylines",
+    "mmtransformer_with_llm_block": "agents_and_lanes",
+    "forecast_mae_with_llm_block": "poses",
+}
+
+
 @dataclass
 class MotionDataArguments(DataArguments):
     """
     The source of scenes and their conversion to tensors, besides [`DataArguments`].
 
     Args:
-        preset (`"mmtransformer"`, *optional*):
-            Pre-processing as in mmTransformer's own code, see [`MotionProcessor`].
+        preset (`"mmtransformer"` or `"forecast_mae"`, *optional*):
+            Pre-processing as in mmTransformer's own code, or as Forecast-MAE's, see [`MotionProcessor`].
         heading (`"last_step"`, `"regression"` or `"box_yaw"`, *optional*):
             The target's heading, which becomes +y; by default that of its last displacement.
-        num_history_steps (`int`, *optional*, defaults to 20):
-            Number of observed steps. The number of future steps is `host.num_future_steps`.
+        num_history_steps (`int`, *optional*):
+            Number of observed steps; 20 by default, 50 with `preset: forecast_mae`. The number of future steps is
+            `host.num_future_steps`.
         agent_radius (`float`, *optional*):
             Leave out agents farther from the target, in metres; 56 by default.
         lane_radius (`float`, *optional*):
@@ -58,9 +67,9 @@ class MotionDataArguments(DataArguments):
         "miss_threshold",
     )
 
-    preset: Literal["mmtransformer"] | None = None
+    preset: Literal["mmtransformer", "forecast_mae"] | None = None
     heading: Literal["last_step", "regression", "box_yaw"] | None = None
-    num_history_steps: int = 20
+    num_history_steps: int | None = None
     agent_radius: float | None = None
     lane_radius: float | None = None
     max_agents: int | None = None
@@ -102,7 +111,7 @@ class MotionForecasting(Task):
 
     name = "motion-forecasting"
     arguments = MotionDataArguments
-    models = {name: TASK_MODELS[name] for name in ("vectornet_with_llm_block", "mmtransformer_with_llm_block")}
+    models = {name: TASK_MODELS[name] for name in FORMATS}
     main_metric = Metric("minFDE_6", "minFDE (k = 6), m", greater_is_better=False)
 
     @classmethod
@@ -119,9 +128,8 @@ class MotionForecasting(Task):
     @classmethod
     def build_processor(cls, args: MotionDataArguments, host: Mapping[str, Any], config: Any) -> MotionProcessor:
         names = ("preset", "heading", "num_history_steps", "agent_radius", "lane_radius", "max_agents", "max_lanes")
-        is_vectornet = config.model_type == "vectornet_with_llm_block"
         return MotionProcessor(
-            format="polylines" if is_vectornet else "agents_and_lanes",
+            format=FORMATS[config.model_type],
             num_future_steps=config.num_future_steps,
             **{name: getattr(args, name) for name in names},
         )
