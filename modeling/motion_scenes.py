@@ -271,11 +271,13 @@ def has_gap(is_seen: np.ndarray) -> bool:
     return len(steps) > 0 and steps[-1] - steps[0] + 1 > len(steps)
 
 
-def fill_track(track: np.ndarray) -> np.ndarray:
-    """Return a track in which unseen steps have the position seen before, or at the start the first one."""
-    seen = np.flatnonzero(np.isfinite(track).all(axis=-1))
-    last = np.searchsorted(seen, np.arange(len(track)), side="right") - 1
-    return track[seen[np.maximum(last, 0)]]
+def fill_tracks(tracks: np.ndarray) -> np.ndarray:
+    """Return tracks in which unseen steps have the position seen before, or at the start the first one."""
+    is_seen = np.isfinite(tracks).all(axis=-1)
+    first = is_seen.argmax(axis=-1)[:, None]
+    steps = np.arange(tracks.shape[1])
+    last = np.maximum.accumulate(np.where(is_seen, steps, -1), axis=-1)
+    return np.take_along_axis(tracks, np.maximum(last, first)[..., None], axis=1)
 
 
 __all__ = [
@@ -283,7 +285,7 @@ __all__ = [
     "Scene",
     "check_scene",
     "choose_lanes",
-    "fill_track",
+    "fill_tracks",
     "find_heading",
     "find_headings",
     "find_speeds",

@@ -20,7 +20,7 @@ from .motion_scenes import (
     Scene,
     check_scene,
     choose_lanes,
-    fill_track,
+    fill_tracks,
     find_heading,
     find_headings,
     find_speeds,
@@ -249,14 +249,16 @@ class MotionProcessor(FeatureExtractionMixin):
 
     def _choose_agents(self, scene: Scene, center: np.ndarray, location: str) -> list[int]:
         """Return the kept agents, the target first."""
-        observed = scene.is_seen[:, : self.num_history_steps]
+        is_seen = scene.is_seen
+        observed = is_seen[:, : self.num_history_steps]
         distances = np.linalg.norm(scene.positions[:, self.num_history_steps - 1] - center, axis=-1)
         kept = []
         for agent in range(len(observed)):
-            future = scene.is_seen[agent, self.num_history_steps :][: self.num_future_steps]
-            is_near = distances[agent] <= self.agent_radius  # not if it is unseen: its distance is NaN
+            if agent == scene.target or not distances[agent] <= self.agent_radius:  # it is NaN if it is unseen
+                continue
+            future = is_seen[agent, self.num_history_steps :][: self.num_future_steps]
             is_whole = self.keep_gaps or not (has_gap(observed[agent]) or has_gap(future))
-            if agent != scene.target and is_near and is_whole and observed[agent].sum() >= self.min_observed_steps:
+            if is_whole and observed[agent].sum() >= self.min_observed_steps:
                 kept.append(agent)
         if self.max_agents is not None and len(kept) >= self.max_agents:
             nearest = np.sort(np.argsort(distances[kept], kind="stable")[: self.max_agents - 1])
@@ -278,7 +280,7 @@ class MotionProcessor(FeatureExtractionMixin):
         """Return the filled positions in the frame, whether both ends of each step were seen, and the steps' times."""
         observed = scene.positions[agents, : self.num_history_steps]
         is_seen = np.isfinite(observed).all(axis=-1)
-        filled = frame.to_frame(np.stack([fill_track(track) for track in observed]))
+        filled = frame.to_frame(fill_tracks(observed))
         times = scene.timestamps[: self.num_history_steps] - scene.timestamps[0]
         return filled, is_seen[:, :-1] & is_seen[:, 1:], (times[:-1] + times[1:]) / 2
 
