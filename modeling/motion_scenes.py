@@ -18,8 +18,14 @@ HEADING_RULES = ("last_step", "regression", "box_yaw")
 LaneRule: TypeAlias = Literal["centerline", "argoverse1_boxes"]
 LANE_RULES = ("centerline", "argoverse1_boxes")
 TURNS = {"none": 0, "left": -1, "right": 1}
-# Argoverse 2's types of objects, as Forecast-MAE groups them; any other type, or none, is the last group.
-TYPE_GROUPS = {"vehicle": 0, "bus": 0, "pedestrian": 1, "motorcyclist": 2, "cyclist": 2}
+# Types of objects as Forecast-MAE groups Argoverse 2's; any other type is in the last group. The names are those of
+# Argoverse 2's scenarios and sensor logs, and of Argoverse 1, whose tracks are of vehicles for the most part.
+TYPE_GROUPS = {
+    **dict.fromkeys(("vehicle", "bus", "regular_vehicle", "large_vehicle", "box_truck", "truck", "truck_cab"), 0),
+    **dict.fromkeys(("articulated_bus", "school_bus", "vehicular_trailer", "agent", "av", "others"), 0),
+    "pedestrian": 1,
+    **dict.fromkeys(("motorcyclist", "cyclist", "bicyclist", "wheeled_rider"), 2),
+}
 OTHER_TYPES = 3
 
 # Shorter displacements, in metres, give no direction.

@@ -167,6 +167,7 @@ FORECAST_MAE = ModelCase(
     base_class=ForecastMAEWithLLMBlockModel,
     model_class=ForecastMAEWithLLMBlockForMotionForecasting,
     fields={
+        "num_agent_types": 5,  # upstream's tests draw integers below 5
         "num_future_steps": 6,
         "num_modes": 3,
         "hidden_size": 24,

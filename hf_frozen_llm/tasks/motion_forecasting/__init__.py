@@ -2,9 +2,11 @@
 """Motion forecasting: the future positions of one agent of a scene, from its past, the other agents' and the map."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import datasets
 import numpy as np
 import torch
 
@@ -13,9 +15,11 @@ from hf_frozen_llm.data.datasets import Example, HFDataset, Row, SeededLengthGro
 from hf_frozen_llm.metrics import Metric, TrajectoryErrors
 from hf_frozen_llm.modeling.motion_scenes import Frame
 from hf_frozen_llm.modeling.processing_motion_forecasting import MotionProcessor
+from hf_frozen_llm.plotting_motion import animate_scene, plot_scenes
 from hf_frozen_llm.tasks.motion_forecasting.arguments import MotionDataArguments
 from hf_frozen_llm.tasks.motion_forecasting.baselines import BASELINES, forecast_baselines
 from hf_frozen_llm.tasks.motion_forecasting.readers import SceneDataset, read_scenes, scene_sizes
+from hf_frozen_llm.tasks.motion_forecasting.scene_files import SUFFIXES, read_scene_file
 from hf_frozen_llm.tasks.task import Batch, Record, Task
 
 
@@ -37,6 +41,7 @@ class SceneTransform:
         names = (*self.processor.input_parts, "labels", "frame")
         examples = []
         for row, key in zip(rows, keys):
+            row = read_scene_file(row["file"]) if "file" in row else row
             prepared = self.processor.prepare(row, f"{self.split}, row {key[-1]}")
             example = {name: prepared[name] for name in names}
             if not self.training:
@@ -57,6 +62,7 @@ class MotionForecasting(Task):
     arguments = MotionDataArguments
     models = {name: TASK_MODELS[name] for name in FORMATS}
     main_metric = Metric("minFDE_6", "minFDE (k = 6), m", greater_is_better=False)
+    suffixes = SUFFIXES
 
     @classmethod
     def read(cls, args: MotionDataArguments, split: str, with_targets: bool = True) -> HFDataset:
@@ -70,6 +76,10 @@ class MotionForecasting(Task):
                 "a scene, as MotionProcessor describes it."
             )
         return rows
+
+    @classmethod
+    def read_files(cls, args: MotionDataArguments, files: Sequence[str]) -> datasets.Dataset:
+        return datasets.Dataset.from_dict({"file": list(files)})
 
     @classmethod
     def config_fields(cls, args: MotionDataArguments, rows: HFDataset) -> dict[str, Any]:
@@ -100,7 +110,7 @@ class MotionForecasting(Task):
                 f"num_future_steps {self.args.future_steps}, but the model has {steps} and {future}. Set these keys, "
                 "and not host.num_future_steps, to the same numbers."
             )
-        if self.args.streaming:
+        if self.args.streaming or "file" in (rows.column_names or ()):
             return super().dataset(rows, split, training, seed)
         return SceneDataset(rows, self.example_transform(rows, split, training, seed), numbered=not training)
 
@@ -173,6 +183,16 @@ class MotionForecasting(Task):
             miss_threshold=self.args.miss_threshold,
             rule=self.args.metric_rule,
         )
+
+    def plot(self, path: str | Path, rows: HFDataset, records: Sequence[Record], names: Sequence[str]) -> None:
+        """Write a picture of the scenes and their forecasts, or, as a `.gif` file, an animation of the first one."""
+        scenes = [rows[record["row"]] for record in records]
+        scenes = [read_scene_file(scene["file"]) if "file" in scene else scene for scene in scenes]
+        steps = self.processor.num_history_steps
+        if Path(path).suffix.lower() == ".gif":
+            animate_scene(path, scenes[0], records[0], steps, names[0])
+        else:
+            plot_scenes(path, scenes, records, steps, names)
 
     def describe(self, record: Record) -> dict[str, Any]:
         return {name: value for name, value in record.items() if name not in ("row", "baselines", "loss")}

@@ -61,7 +61,7 @@ FEATURES = datasets.Features(
         "num_lanes": datasets.Value("int64"),
     }
 )
-USED_COLUMNS = ("positions", "timestamps", "target", "headings", "lanes")
+USED_COLUMNS = ("positions", "timestamps", "target", "headings", "velocities", "types", "lanes")
 # Files that are read and cached together.
 FILES_PER_PART = 2000
 # Change it when a reader returns other rows for the same files.
