@@ -7,6 +7,9 @@ github.com/jchengai/forecast-mae, whose names and sizes these modules follow; fo
 "Neighborhood Attention Transformer" (CVPR 2023).
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -111,7 +114,7 @@ class ForecastMAEHistoryEncoder(nn.Module):
     def forward(self, histories: torch.Tensor) -> torch.Tensor:
         steps = self.embedding(histories.mT).mT
         laterals = []
-        for level, layers in enumerate(self.levels):
+        for level, layers in enumerate(cast(Iterable[nn.ModuleList], self.levels)):
             if level > 0:
                 steps = self.downsampling[level - 1](steps)
             for layer in layers:
@@ -140,11 +143,12 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         variance = (centred.square() * kept).sum(dim=(0, 2)) / count
         with torch.no_grad():
             # Without any lane there is nothing to learn from.
-            momentum = self.momentum * mask.any().to(mean.dtype)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            momentum = cast(float, self.momentum) * mask.any().to(mean.dtype)
             unbiased = variance * count / (count - 1).clamp(min=1)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-            self.num_batches_tracked.add_(1)
+            for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+                buffer = cast(torch.Tensor, running)
+                buffer.lerp_(value.to(buffer.dtype), momentum.to(buffer.dtype))
+            cast(torch.Tensor, self.num_batches_tracked).add_(1)
         normed = centred * (variance + self.eps).rsqrt()[:, None]
         return (normed * self.weight.float()[:, None] + self.bias.float()[:, None]).to(points.dtype)
 

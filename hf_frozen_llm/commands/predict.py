@@ -92,9 +92,11 @@ def predict(
     {'label': 'cat', 'score': 0.93}
     ```"""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    for name, path in (("output", output), ("plot", plot)):
+    for option, path in (("output", output), ("plot", plot)):
         if path is not None and not Path(path).absolute().parent.is_dir():
-            raise FileNotFoundError(f"{name} is {str(path)!r}, but there is no folder {Path(path).absolute().parent}.")
+            raise FileNotFoundError(
+                f"{option} is {str(path)!r}, but there is no folder {Path(path).absolute().parent}."
+            )
     recipe = read_evaluation_recipe(model_name_or_path, overrides, "predict", UNUSED_KEYS)
     task_class, split = TASKS[recipe.values["task"]], recipe.arguments(EvaluationArguments).split
     files: list[str] = []
