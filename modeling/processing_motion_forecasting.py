@@ -324,7 +324,7 @@ class MotionProcessor(FeatureExtractionMixin):
     ) -> dict[str, np.ndarray]:
         filled, is_seen, _ = self._history(scene, frame, agents)
         history = np.zeros((len(agents), self.num_history_steps, 4))
-        history[:, 1:, :2] = np.diff(filled, axis=1) * is_seen[..., None]
+        history[:, 1:, :2] = np.where(is_seen[..., None], np.diff(filled, axis=1), 0)
         changes = np.diff(find_speeds(scene)[agents, : self.num_history_steps], axis=1)
         history[:, 1:, 2] = np.where(is_seen & np.isfinite(changes), changes, 0)
         history[..., 3] = scene.is_seen[agents, : self.num_history_steps]

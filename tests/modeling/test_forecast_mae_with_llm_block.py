@@ -4,9 +4,14 @@ Forecast-MAE with an LLM block: its published modules written out as functions o
 options, and the loss.
 """
 
+import json
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from motion_cases import FORECAST_MAE, traffic
+from paths import shared_dir
 from torch.nn import functional as F
 from transformers import AutoModel
 
@@ -466,6 +471,49 @@ def test_inputs_of_the_processor():
     torch.testing.assert_close(changes, torch.tensor([0.0] + [2.0] * 5))
     near = MotionProcessor(format="poses", num_history_steps=6, num_lane_points=4, lane_radius=3.0)(scene)["lanes"][0]
     assert 0 < near[0, :, 2].sum() < 4
+
+
+def test_real_scenario_of_argoverse_2():
+    """As av2-api reads it, in the frame of the focal track's box, along x."""
+    folder = shared_dir() / "fixtures/motion"
+    expected = json.loads((folder / "official_av2_forecasting_scenario.json").read_text())
+    (file,) = folder.glob("av2_forecasting_scenario/*/scenario_*.parquet")
+    table = pd.read_parquet(file)
+    tracks = sorted(table.track_id.unique())
+    places = table.track_id.map(tracks.index).to_numpy(), table.timestep.to_numpy()
+    scene = {"timestamps": np.arange(110) / 10, "target": tracks.index(expected["focal_track_id"])}
+    scene["types"] = table.groupby("track_id").object_type.first()[tracks].tolist()
+    for name, columns in (
+        ("positions", ["position_x", "position_y"]),
+        ("velocities", ["velocity_x", "velocity_y"]),
+        ("headings", ["heading"]),
+    ):
+        scene[name] = np.full((len(tracks), 110, len(columns)), np.nan)
+        scene[name][places] = table[columns].to_numpy()
+    scene["headings"] = scene["headings"][..., 0]
+    prepared = MotionProcessor(preset="forecast_mae").prepare(scene)
+
+    def turned(point):
+        """From a frame along y to one along x."""
+        return [point[1], -point[0]]
+
+    focal = expected["focal_normalised"]
+    start = -prepared["agent_history"][0, :, :2].sum(axis=0)
+    np.testing.assert_allclose(start, turned(focal["first"]), atol=1e-5)
+    np.testing.assert_allclose(prepared["labels"][0], turned(focal["first_future"]), atol=1e-5)
+    np.testing.assert_allclose(prepared["labels"][-1], turned(focal["last"]), atol=1e-5)
+    speeds = np.linalg.norm(scene["velocities"][scene["target"]], axis=-1)
+    np.testing.assert_allclose(prepared["agent_history"][0, :, 2].sum(), speeds[49] - speeds[0], atol=1e-9)
+    now = scene["positions"][:, 49]
+    is_near = np.linalg.norm(now - now[scene["target"]], axis=-1) <= 150
+    assert sorted(prepared["agents"]) == np.flatnonzero(is_near).tolist() and prepared["agent_poses"][0].tolist() == [
+        0,
+        0,
+        1,
+        0,
+    ]
+    groups = {"vehicle": 0, "pedestrian": 1}
+    assert prepared["agent_types"].tolist() == [groups.get(scene["types"][agent], 3) for agent in prepared["agents"]]
 
 
 def test_preset():
