@@ -107,8 +107,8 @@ class MotionForecasting(Task):
         if read and (self.args.num_history_steps, self.args.future_steps) != (steps, future):
             raise ValueError(
                 f"{self.args.dataset_name} [{split}]: num_history_steps is {self.args.num_history_steps} and "
-                f"num_future_steps {self.args.future_steps}, but the model has {steps} and {future}. Set these keys, "
-                "and not host.num_future_steps, to the same numbers."
+                f"num_future_steps {self.args.future_steps}, but the model has {steps} and {future}. Set the first "
+                f"key to {steps} and the second one to {future}; host.num_future_steps is of no use here."
             )
         if self.args.streaming or "file" in (rows.column_names or ()):
             return super().dataset(rows, split, training, seed)

@@ -70,7 +70,7 @@ class MotionDataArguments(DataArguments):
         *("num_predictions", "suppression_distance", "horizons", "metric_rule", "miss_threshold"),
         # the scenes are read from files again
         *("num_history_steps", "num_future_steps", "window_stride", "step_seconds", "min_motion", "train_share"),
-        *("map_folder", "map_radius", "use_lanes", "preprocessing_num_workers"),
+        *("dataset_config_name", "map_folder", "map_radius", "use_lanes", "preprocessing_num_workers"),
     )
 
     preset: Literal["mmtransformer", "forecast_mae"] | None = None
