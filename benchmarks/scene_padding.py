@@ -71,7 +71,8 @@ def main():
     print("# Padding in batches of scenes\n")
     print("```bash\npython benchmarks/scene_padding.py --eth_ucy eth_ucy --log argoverse2_log\n```\n")
     print(
-        f"A plain VectorNet (width 128), {args.batches} training batches of each kind at most; 1 CPU core, processor time.\n"
+        f"A plain VectorNet (width 128), {args.batches} training batches of each kind at most; 1 CPU core, processor "
+        "time.\n"
     )
     print("| scenes | number | batch | order | polylines in a scene | in the largest | padding | step |")
     print("|---|---:|---:|---|---:|---:|---:|---:|")

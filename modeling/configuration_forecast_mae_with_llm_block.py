@@ -47,6 +47,9 @@ class ForecastMAEWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             Hidden width of the MLPs that predict trajectories and scores.
         drop_path_rate (`float`, *optional*, defaults to 0.2):
             Rate of stochastic depth of the last layer of the encoder and of the history encoder; it rises from 0.
+        add_constant_velocity (`bool`, *optional*, defaults to `False`):
+            Whether positions are predicted as deviations from constant velocity, that of the target's last observed
+            displacement. Not in the paper; it shortens the training on small data.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the layer norms.
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
@@ -89,6 +92,7 @@ class ForecastMAEWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     lane_hidden_size: int = 128
     decoder_hidden_size: int = 256
     drop_path_rate: float = 0.2
+    add_constant_velocity: bool = False
     layer_norm_eps: float = 1e-5
     llm_block: LLMBlockConfig | dict | None = None
 

@@ -362,6 +362,9 @@ class ForecastMAEWithLLMBlockForMotionForecasting(ForecastMAEWithLLMBlockPreTrai
         )
         tokens = self._encode(inputs, slice(0, 1), **kwargs)
         trajectories, logits = self.decoder(host.layernorm(tokens[:, 0]))
+        if self.config.add_constant_velocity:
+            numbers = torch.arange(1, trajectories.shape[2] + 1, device=trajectories.device, dtype=trajectories.dtype)
+            trajectories = trajectories + numbers[:, None] * inputs[0][:, 0, -1, :2][:, None, None]
         loss = None
         if labels is not None:
             offsets = trajectories - nn.functional.pad(trajectories, (0, 0, 1, 0))[:, :, :-1]

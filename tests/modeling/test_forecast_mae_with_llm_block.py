@@ -410,6 +410,15 @@ def test_loss_by_hand(block):
     assert model(**inputs, labels=torch.full_like(labels, float("nan"))).loss == 0
 
 
+def test_deviations_from_constant_velocity(block):
+    inputs, labels = FORECAST_MAE.inputs(2), FORECAST_MAE.targets(2)["labels"]
+    plain, model = FORECAST_MAE.build(block()), FORECAST_MAE.build(block(), add_constant_velocity=True)
+    steps = torch.arange(1.0, 7)[:, None] * inputs["agent_history"][:, 0, -1, :2][:, None]
+    out, expected = model(**inputs, labels=labels), plain(**inputs, labels=labels - steps)
+    torch.testing.assert_close(out.trajectories, expected.trajectories + steps[:, None])
+    torch.testing.assert_close(out.loss, expected.loss)
+
+
 def test_drop_path(block):
     model, inputs = FORECAST_MAE.build(block(), drop_path_rate=0.5), FORECAST_MAE.inputs(2)
     assert torch.equal(outputs(model, inputs), outputs(model, inputs))
