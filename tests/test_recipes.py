@@ -28,7 +28,15 @@ from tiny_runs import (
     write_vqa,
 )
 from tiny_scenes import TINY_SQA3D, write_scenes
-from tiny_traffic import TINY_MMTRANSFORMER, TINY_VECTORNET, write_argoverse1, write_log, write_pedestrians
+from tiny_traffic import (
+    TINY_FORECAST_MAE,
+    TINY_MMTRANSFORMER,
+    TINY_VECTORNET,
+    write_argoverse1,
+    write_argoverse2,
+    write_log,
+    write_pedestrians,
+)
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.tasks import TASKS
@@ -48,6 +56,7 @@ SMALL_HOSTS = {
     "sqa3d_with_llm_block": TINY_SQA3D,
     "vectornet_with_llm_block": TINY_VECTORNET,
     "mmtransformer_with_llm_block": TINY_MMTRANSFORMER,
+    "forecast_mae_with_llm_block": TINY_FORECAST_MAE,
     # the published encoders of a recipe
     "meter_with_llm_block": [*TINY_METER, "--host.text_name_or_path", "null", "--host.image_size", "null"],
 }
@@ -88,7 +97,10 @@ def write_data(folder, values):
         return write_scenes(folder, splits)
     if values["task"] == "motion-forecasting":
         write = {"eth_ucy": write_pedestrians, "argoverse2_log": write_log}.get(values["dataset_name"])
-        return write_argoverse1(folder, {"train": 24, "val": 12}) if write is None else write(folder)
+        if write is not None:
+            return write(folder)
+        write_scenes_of = write_argoverse2 if "argoverse2" in values["dataset_name"] else write_argoverse1
+        return write_scenes_of(folder, {"train": 24, "val": 12})
     if values["dataset_name"].endswith(".json"):
         return write_karpathy(folder, splits)
     if values["task"] == "image-text-retrieval":
@@ -150,7 +162,7 @@ OF_THE_PAPER = [
     path
     for path in RECIPES
     if path.parent.name != "quickstart"
-    and not path.stem.endswith(("tiny", "shapes", "rooms", "_eth_ucy", "_argoverse2_log"))
+    and not path.stem.endswith(("tiny", "shapes", "rooms", "_eth_ucy", "_argoverse2", "_argoverse2_log"))
 ]
 
 

@@ -19,6 +19,18 @@ TINY_MMTRANSFORMER = [
     *("--host.decoder_hidden_size", "8"),
     *TINY_RUN,
 ]
+TINY_FORECAST_MAE = [
+    *("--host.hidden_size", "16"),
+    *("--host.num_attention_heads", "2"),
+    *("--host.num_hidden_layers", "1"),
+    *("--host.intermediate_size", "16"),
+    *("--host.num_history_layers", "1"),
+    *("--host.history_attention_heads", "[1, 2]"),
+    *("--host.history_kernel_sizes", "[3, 5]"),
+    *("--host.lane_hidden_size", "8"),
+    *("--host.decoder_hidden_size", "8"),
+    *TINY_RUN,
+]
 PEDESTRIANS = ("biwi_eth", "biwi_hotel", "students001", "students003", "crowds_zara01", "crowds_zara02")
 PEDESTRIANS = (*PEDESTRIANS, "crowds_zara03", "uni_examples")
 
@@ -88,6 +100,12 @@ def write_log(folder: Path, num_steps: int = 140) -> str:
     ).assign(tz_m=0.0).to_feather(folder / "annotations.feather")
     poses = pd.DataFrame({"timestamp_ns": np.unique(times)})
     poses.assign(**still, tx_m=0.0, ty_m=0.0, tz_m=0.0).to_feather(folder / "city_SE3_egovehicle.feather")
+    (folder / "map/log_map_archive_log____MIA_city_1.json").write_text(make_map())
+    return str(folder)
+
+
+def make_map() -> str:
+    """Return the map of two lanes, in the format of Argoverse 2."""
     lanes = {
         str(lane): {
             "id": lane,
@@ -98,5 +116,36 @@ def write_log(folder: Path, num_steps: int = 140) -> str:
         for lane in range(2)
     }
     content = {"lane_segments": lanes, "drivable_areas": {}, "pedestrian_crossings": {}}
-    (folder / "map/log_map_archive_log____MIA_city_1.json").write_text(json.dumps(content))
+    return json.dumps(content)
+
+
+def write_argoverse2(folder: Path, splits: dict[str, int]) -> str:
+    """Write `<split>/<scenario>/scenario_<id>.parquet` and the map of each."""
+    number = 0
+    for split, count in splits.items():
+        for _ in range(count):
+            number += 1
+            table = make_tracks(110, 0.1, number, count=1 + number % 3)
+            scenario = folder / split / f"s{number}"
+            scenario.mkdir(parents=True)
+            pd.DataFrame(
+                {
+                    "observed": table["step"] < 50,
+                    "track_id": table["track"].map(str),
+                    "object_type": "vehicle",
+                    "timestep": table["step"],
+                    "position_x": table["x"],
+                    "position_y": table["y"],
+                    "heading": 0.5,
+                    "velocity_x": 1.0,
+                    "velocity_y": 0.0,
+                    "scenario_id": scenario.name,
+                    "start_timestamp": 0.0,
+                    "end_timestamp": 10.9e9,
+                    "num_timestamps": 110,
+                    "focal_track_id": "1",
+                    "city": "austin",
+                }
+            ).to_parquet(scenario / f"scenario_{scenario.name}.parquet")
+            (scenario / f"log_map_archive_{scenario.name}.json").write_text(make_map())
     return str(folder)
