@@ -147,7 +147,9 @@ def read_files(args: MotionDataArguments, split: str, files: Sequence[Path], rea
 
 
 def read_part(files: Sequence[Path], read: partial, num_workers: int | None) -> datasets.Dataset:
-    stamps = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    # A log is a folder.
+    contents = [path for file in files for path in (file, *file.glob("*.feather"), *file.glob("map/*.json"))]
+    stamps = [(str(path), stat.st_size, stat.st_mtime_ns) for path in contents for stat in [path.stat()]]
     settings = {name: vars(value) for name, value in read.keywords.items()}
     key = Hasher.hash([VERSION, FEATURES, read.func.__name__, settings, stamps])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "motion_forecasting"
