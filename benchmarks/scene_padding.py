@@ -62,17 +62,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--eth_ucy", required=True)
     parser.add_argument("--log", required=True)
-    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--batches", type=int, default=20)
     args = parser.parse_args()
     torch.set_num_threads(1)
     pedestrians = {"dataset_name": args.eth_ucy, "dataset_config_name": "zara1"}
     pedestrians |= {"num_history_steps": 8, "num_future_steps": 12, "agent_radius": 6.0}
     log = {"dataset_name": args.log, "train_share": 0.99, "window_stride": 2}
-    print("# Padding in batches of scenes\n")
-    print("```bash\npython benchmarks/scene_padding.py --eth_ucy eth_ucy --log argoverse2_log\n```\n")
+    command = f"python benchmarks/scene_padding.py --eth_ucy eth_ucy --log argoverse2_log --batches {args.batches}"
+    print(f"# Padding in batches of scenes\n\n```bash\n{command}\n```\n")
     print(
-        f"A plain VectorNet (width 128), {args.batches} training batches of each kind at most; 1 CPU core, processor "
-        "time.\n"
+        f"A plain VectorNet (width 128), at most {args.batches} training batches each; processor time of one core.\n"
     )
     print("| scenes | number | batch | order | polylines in a scene | in the largest | padding | step |")
     print("|---|---:|---:|---|---:|---:|---:|---:|")

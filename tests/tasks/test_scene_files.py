@@ -63,7 +63,9 @@ def test_argoverse_1_as_mmtransformer_prepares_it(tmp_path):
     np.testing.assert_allclose(ours["lanes"], expected["LANE"], rtol=0, atol=1e-3)
     assert row["scene_id"] == "1" and row["city"] == "MIA" and row["types"][row["target"]] == "AGENT"
     assert np.shape(row["positions"])[1:] == (50, 2) and row["headings"] is None
-    assert scene_sizes(rows) == [len(row["track_ids"]) + len(row["lanes"])]
+    near = np.linalg.norm(np.array(row["positions"])[:, 19] - ours["frame"].center, axis=-1) <= 56
+    assert 1 < near.sum() < len(row["track_ids"])
+    assert scene_sizes(rows, 56.0) == [near.sum() + len(row["lanes"])]
 
 
 def test_rows_of_argoverse_1_may_be_in_any_order(tmp_path):

@@ -117,7 +117,7 @@ class MotionForecasting(Task):
     def sampler(self, dataset: Any, batch_size: int, seed: int) -> SeededLengthGroupedSampler | None:
         if self.args.streaming or not self.args.group_by_size:
             return None
-        return SeededLengthGroupedSampler(scene_sizes(dataset.rows), batch_size, seed)
+        return SeededLengthGroupedSampler(scene_sizes(dataset.rows, self.processor.agent_radius), batch_size, seed)
 
     def collate(self, examples: list[Example]) -> Batch:
         batch = dict(self.processor.collate(examples, return_labels=True))

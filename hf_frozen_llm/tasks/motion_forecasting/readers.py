@@ -4,14 +4,16 @@ Scenes out of the files of data sets: found by the names of the files, read in p
 an interrupted reading is resumed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow
+import pyarrow.compute
 from datasets.fingerprint import Hasher
 from datasets.utils import tqdm
 from transformers.utils import logging
@@ -33,8 +35,6 @@ from hf_frozen_llm.tasks.motion_forecasting.tracks import WindowSettings, find_e
 
 logger = logging.get_logger(__name__)
 
-Read: TypeAlias = Callable[[str], Iterator[dict[str, Any]]]
-
 NUMBER, NUMBERS = datasets.Value("float64"), datasets.List(datasets.Value("float64"))
 LANE = {
     "id": datasets.Value("string"),
@@ -44,7 +44,8 @@ LANE = {
     "has_traffic_control": datasets.Value("bool"),
 }
 # The schema of scenes; MotionProcessor describes its parts. `scene_id`, `track_id` (of the target), `city`,
-# `track_ids` and `types` (of all agents) are for people, files and figures.
+# `track_ids` and `types` (of all agents) are for people, files and figures; `agent_distances` (from the target, at the
+# last observed step) and `num_lanes` for the sizes of batches.
 FEATURES = datasets.Features(
     {
         "scene_id": datasets.Value("string"),
@@ -57,7 +58,7 @@ FEATURES = datasets.Features(
         "target": datasets.Value("int64"),
         "headings": datasets.List(NUMBERS),
         "lanes": datasets.List(LANE),
-        "num_agents": datasets.Value("int64"),
+        "agent_distances": NUMBERS,
         "num_lanes": datasets.Value("int64"),
     }
 )
@@ -147,7 +148,9 @@ def read_files(args: MotionDataArguments, split: str, files: Sequence[Path], rea
 
 
 def read_part(files: Sequence[Path], read: partial, num_workers: int | None) -> datasets.Dataset:
-    stamps = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    # A log is a folder.
+    contents = [path for file in files for path in (file, *file.glob("*.feather"), *file.glob("map/*.json"))]
+    stamps = [(str(path), stat.st_size, stat.st_mtime_ns) for path in contents for stat in [path.stat()]]
     settings = {name: vars(value) for name, value in read.keywords.items()}
     key = Hasher.hash([VERSION, FEATURES, read.func.__name__, settings, stamps])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "motion_forecasting"
@@ -166,11 +169,14 @@ def read_part(files: Sequence[Path], read: partial, num_workers: int | None) -> 
     )
 
 
-def read_batch(batch: dict[str, list[str]], read: Read) -> dict[str, list[Any]]:
+def read_batch(batch: dict[str, list[str]], read: partial) -> dict[str, list[Any]]:
     """Return the scenes of a file as columns."""
     scenes = [scene for file in batch["file"] for scene in read(file)]
+    last = read.keywords["settings"].num_history_steps - 1
     for scene in scenes:
-        scene |= {"num_agents": len(scene["track_ids"]), "num_lanes": len(scene["lanes"])}
+        positions = scene["positions"][:, last]
+        distances = np.linalg.norm(positions - positions[scene["target"]], axis=-1)
+        scene |= {"agent_distances": distances, "num_lanes": len(scene["lanes"])}
     return {name: [scene[name] for scene in scenes] for name in FEATURES}
 
 
@@ -205,10 +211,13 @@ def to_arrays(value: Any) -> Any:
     return values.to_numpy(zero_copy_only=False).reshape(shape)
 
 
-def scene_sizes(rows: datasets.Dataset) -> list[int]:
-    """Return the number of agents and lanes of each scene."""
-    if {"num_agents", "num_lanes"} <= set(rows.column_names):
-        return [agents + lanes for agents, lanes in zip(rows["num_agents"][:], rows["num_lanes"][:])]
+def scene_sizes(rows: datasets.Dataset, agent_radius: float) -> list[int]:
+    """Return the number of agents within a radius and of lanes of each scene; of rows of scenes, of all agents."""
+    if "agent_distances" in rows.column_names:
+        columns = rows.select_columns(["agent_distances", "num_lanes"]).with_format("arrow")[:]
+        lengths = pyarrow.compute.list_value_length(columns["agent_distances"]).to_numpy()
+        is_near = pyarrow.compute.list_flatten(columns["agent_distances"]).to_numpy() <= agent_radius
+        counts = np.add.reduceat(is_near, np.concatenate([[0], lengths.cumsum()[:-1]]), dtype=np.int64)
+        return (counts + columns["num_lanes"].to_numpy()).tolist()
     names = [name for name in ("positions", "lanes") if name in rows.column_names]
-    columns = rows.select_columns(names)
-    return [sum(len(value or ()) for value in row.values()) for row in columns]
+    return [sum(len(value or ()) for value in row.values()) for row in rows.select_columns(names)]
