@@ -25,7 +25,9 @@ def check_traffic(text: str, ran: list[list[str]], after: list[AfterBlock]) -> N
     assert {words[1] for words in ran} == {"check", "train", "evaluate", "predict", "ablate"}
     lines = [json.loads(line) for line in Path("trajectories.jsonl").read_text().splitlines()]
     assert {"trajectories", "scores", "truth"} <= set(lines[0]) and len(lines[0]["truth"]) == 12
-    (built, _), (_, printed) = after
+    (built, _), (_, printed), (drawn, scores), _ = after
+    assert len(drawn["found"].records) == 1 and scores.startswith("[0.")
+    assert Path("walker.png").stat().st_size > 10_000 and Path("submission.parquet").is_file()
     assert built["config"].num_future_steps == 12 and printed.startswith("(6, 12, 2)")
     results = json.loads(Path("runs/motion_tiny/eval_results.json").read_text())
     assert results["num_eval_rows"] == 9  # of tracks.csv: three windows of three agents
