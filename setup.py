@@ -21,6 +21,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.21", "onnxruntime>=1.24", "onnxscript>=0.7"],
     "video": ["av>=14", "kornia>=0.8"],
     "points": ["h5py>=3.10", "trimesh>=4.6"],
+    "motion": ["h5py>=3.10"],
     "metrics": ["scikit-learn>=1.4"],
     "plot": ["matplotlib>=3.8"],
     "ablate": ["matplotlib>=3.8", "scipy>=1.11"],

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import auto
+from .modeling.configuration_forecast_mae_with_llm_block import ForecastMAEWithLLMBlockConfig
 from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
 from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
@@ -14,6 +15,10 @@ from .modeling.configuration_vectornet_with_llm_block import VectorNetWithLLMBlo
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
+from .modeling.modeling_forecast_mae_with_llm_block import (
+    ForecastMAEWithLLMBlockForMotionForecasting,
+    ForecastMAEWithLLMBlockModel,
+)
 from .modeling.modeling_llm_block import LLMBlock
 from .modeling.modeling_meter_with_llm_block import (
     MeterWithLLMBlockForImageTextRetrieval,
@@ -84,6 +89,9 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ForecastMAEWithLLMBlockConfig",
+    "ForecastMAEWithLLMBlockForMotionForecasting",
+    "ForecastMAEWithLLMBlockModel",
     "LLMBlock",
     "LLMBlockConfig",
     "MMTransformerWithLLMBlockConfig",

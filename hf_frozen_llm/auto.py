@@ -15,6 +15,7 @@ from transformers import (
 # In 5.17, `transformers.AutoImageProcessor` itself needs torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from .modeling.configuration_forecast_mae_with_llm_block import ForecastMAEWithLLMBlockConfig
 from .modeling.configuration_llm_block import LLMBlockConfig
 from .modeling.configuration_meter_with_llm_block import MeterWithLLMBlockConfig
 from .modeling.configuration_mmtransformer_with_llm_block import MMTransformerWithLLMBlockConfig
@@ -24,6 +25,7 @@ from .modeling.configuration_vectornet_with_llm_block import VectorNetWithLLMBlo
 from .modeling.configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling.configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling.configuration_vit_with_llm_block import ViTWithLLMBlockConfig
+from .modeling.modeling_forecast_mae_with_llm_block import ForecastMAEWithLLMBlockForMotionForecasting
 from .modeling.modeling_llm_block import LLMBlock
 from .modeling.modeling_meter_with_llm_block import (
     MeterWithLLMBlockForImageTextRetrieval,
@@ -60,6 +62,7 @@ TASK_MODELS: dict[str, type[PreTrainedModelWithLLMBlock]] = {
     "meter_with_llm_block": MeterWithLLMBlockForVisualQuestionAnswering,
     "vectornet_with_llm_block": VectorNetWithLLMBlockForMotionForecasting,
     "mmtransformer_with_llm_block": MMTransformerWithLLMBlockForMotionForecasting,
+    "forecast_mae_with_llm_block": ForecastMAEWithLLMBlockForMotionForecasting,
     "sqa3d_with_llm_block": SQA3DWithLLMBlockForQuestionAnswering,
 }
 # by class name: models that share a model type with one of those
@@ -111,6 +114,10 @@ AutoFeatureExtractor.register(VectorNetWithLLMBlockConfig, MotionProcessor, exis
 AutoConfig.register("mmtransformer_with_llm_block", MMTransformerWithLLMBlockConfig, exist_ok=True)
 AutoModel.register(MMTransformerWithLLMBlockConfig, MMTransformerWithLLMBlockForMotionForecasting, exist_ok=True)
 AutoFeatureExtractor.register(MMTransformerWithLLMBlockConfig, MotionProcessor, exist_ok=True)
+
+AutoConfig.register("forecast_mae_with_llm_block", ForecastMAEWithLLMBlockConfig, exist_ok=True)
+AutoModel.register(ForecastMAEWithLLMBlockConfig, ForecastMAEWithLLMBlockForMotionForecasting, exist_ok=True)
+AutoFeatureExtractor.register(ForecastMAEWithLLMBlockConfig, MotionProcessor, exist_ok=True)
 
 # Nor one for questions about scenes.
 AutoConfig.register("sqa3d_with_llm_block", SQA3DWithLLMBlockConfig, exist_ok=True)

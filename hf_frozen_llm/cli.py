@@ -91,6 +91,7 @@ def predict(
     context: typer.Context,
     model: str = typer.Argument(help="Folder or Hub id of the model."),
     output: str | None = typer.Option(None, "--output", "--output-file", help="JSON lines instead of a table."),
+    plot: str | None = typer.Option(None, "--plot", help="A picture of scenes of traffic with their forecasts."),
 ) -> None:
     """
     Predict with a saved MODEL on files, or on a split without labels.
@@ -103,7 +104,7 @@ def predict(
 
     words = key_flags(context)
     count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-    predictions = predict(model, words[:count], words[count:], output)
+    predictions = predict(model, words[:count], words[count:], output, plot)
     print_predictions(predictions, output)
     end_distributed()
     if predictions.failures:

@@ -48,6 +48,10 @@ class MMTransformerWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig)
             Centres of the regions of the paper's region-based training, in metres in the target's frame: a true end
             point belongs to the nearest one, and trains only that region's proposals. `None` trains the proposal
             nearest to the truth.
+        add_constant_velocity (`bool`, *optional*, defaults to `False`):
+            Whether the offsets from step to step are predicted as deviations from the target's last observed
+            displacement, so that an output of 0 is constant velocity. Not in the paper; it shortens the training on
+            small data.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the layer norms.
         llm_block_tokens (`str`, *optional*, defaults to `"agents_and_lanes"`):
@@ -92,6 +96,7 @@ class MMTransformerWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig)
     decoder_hidden_size: int = 128
     num_social_decoder_layers: int = 0
     region_centers: list[list[float]] | None = None
+    add_constant_velocity: bool = False
     layer_norm_eps: float = 1e-5
     # The frozen-LLM paper says "agent and lane tokens", each the encoding of a whole trajectory or lane; of
     # mmTransformer's features only these are one token for each agent.

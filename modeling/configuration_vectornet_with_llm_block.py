@@ -44,6 +44,10 @@ class VectorNetWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
         trajectory_loss (`"huber"`, `"l2"` or `"gaussian"`, *optional*, defaults to `"gaussian"`):
             The loss of the offsets from step to step: Huber with delta 1, squared error, or, as in the paper, the
             negative log-likelihood of a Gaussian, whose variances are predicted.
+        add_constant_velocity (`bool`, *optional*, defaults to `False`):
+            Whether the offsets from step to step are predicted as deviations from the target's last observed
+            displacement, so that an output of 0 is constant velocity. Not in the paper; it shortens the training on
+            small data.
         node_completion_weight (`float`, *optional*, defaults to 0.0):
             Weight of the loss of node completion: in training, polylines are hidden at random and predicted. The paper
             has 1.0.
@@ -88,6 +92,7 @@ class VectorNetWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     use_identifier: bool = True
     qkv_bias: bool = False
     trajectory_loss: Literal["huber", "l2", "gaussian"] = "gaussian"
+    add_constant_velocity: bool = False
     node_completion_weight: float = 0.0
     node_completion_ratio: float = 0.1
     layer_norm_eps: float = 1e-5

@@ -453,6 +453,8 @@ class MMTransformerWithLLMBlockForMotionForecasting(MMTransformerWithLLMBlockPre
         tokens, proposals = self._encode(inputs, only_target, **kwargs)
         agent_mask = inputs[3]
         offsets, logits = self.decoder(tokens[:, 0], proposals[:, 0], tokens[:, : agent_mask.shape[1]], agent_mask)
+        if self.config.add_constant_velocity:
+            offsets = offsets + inputs[0][:, 0, -1, :2][:, None, None]
         loss = None
         if labels is not None:
             loss = self._compute_loss(MotionErrors(offsets, labels), logits, kwargs.get("num_items_in_batch"))

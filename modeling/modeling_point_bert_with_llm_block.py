@@ -26,6 +26,7 @@ from .configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .point_groups import gather_points, knn_points, sample_farthest_points
 from .pretrained_model import PreTrainedModelWithLLMBlock
+from .stochastic_depth import drop_path
 
 
 def group_points(points: torch.Tensor, num_groups: int, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,10 +160,7 @@ class PointBertLayer(GradientCheckpointingLayer):
         return hidden_states + self._drop_path(update)
 
     def _drop_path(self, update: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.drop_path_rate == 0:
-            return update
-        kept = torch.rand(len(update), 1, 1, device=update.device) >= self.drop_path_rate
-        return update * kept.to(update.dtype) / (1 - self.drop_path_rate)
+        return drop_path(update, self.drop_path_rate, self.training)
 
 
 class PointBertModel(PreTrainedModel):

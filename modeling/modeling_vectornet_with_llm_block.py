@@ -322,6 +322,11 @@ class VectorNetWithLLMBlockForMotionForecasting(VectorNetWithLLMBlockPreTrainedM
         output_tokens = None if hidden_polylines is not None and completes_nodes else slice(0, 1)
         nodes = self._run_graph(nodes, identifiers, mask, output_tokens, **kwargs)
         offsets, log_variances, logits = self.decoder(nodes[:, 0])
+        if self.config.add_constant_velocity:
+            # The last vector of the target is the last that is real; a target without any stands still.
+            numbers = torch.arange(1, vectors.shape[2] + 1, device=vectors.device)
+            last = vectors[torch.arange(len(vectors)), 0, (vector_mask[:, 0] * numbers).argmax(dim=-1)]
+            offsets = offsets + (last[:, 2:4] - last[:, :2])[:, None, None]
         loss = None
         if labels is not None:
             losses, errors = self._compute_losses(offsets, log_variances, logits, labels)

@@ -55,7 +55,7 @@ class MotionErrors:
         self.true_offsets = self.positions - before
         # An offset is known between two known positions; the first one starts at the last observed position.
         self.known_offsets = known & nn.functional.pad(known, (1, 0), value=True)[:, :-1]
-        self.is_known = known.any(dim=-1)
+        self.known, self.is_known = known, known.any(dim=-1)
         numbers = torch.arange(1, steps + 1, device=labels.device)
         self._last = (known * numbers).argmax(dim=-1)
 
@@ -64,6 +64,17 @@ class MotionErrors:
         target = self.true_offsets[:, None].expand_as(self.offsets)
         error = nn.functional.huber_loss if kind == "huber" else nn.functional.mse_loss
         return self.mean_over_steps(error(self.offsets, target, reduction="none"))
+
+    def of_positions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean Huber errors (with delta 1) of the positions and their mean distances, `(batch, modes)`."""
+        positions = self.offsets.cumsum(dim=-2)
+        truth = self.positions[:, None].expand_as(positions)
+        known = self.known[:, None].to(positions.dtype)
+        count = known.sum(dim=-1).clamp(min=1)
+        errors = nn.functional.huber_loss(positions, truth, reduction="none").mean(dim=-1)
+        # The derivative of a distance of 0 is not defined.
+        squares = (positions - truth).square().sum(dim=-1).detach()
+        return (errors * known).sum(dim=-1) / count, (squares.sqrt() * known).sum(dim=-1) / count
 
     def mean_over_steps(self, errors: torch.Tensor) -> torch.Tensor:
         """Return the mean `(batch, modes)` of errors `(batch, modes, steps, 2)` over the known offsets."""

@@ -18,6 +18,15 @@ HEADING_RULES = ("last_step", "regression", "box_yaw")
 LaneRule: TypeAlias = Literal["centerline", "argoverse1_boxes"]
 LANE_RULES = ("centerline", "argoverse1_boxes")
 TURNS = {"none": 0, "left": -1, "right": 1}
+# Types of objects as Forecast-MAE groups Argoverse 2's; any other type is in the last group. The names are those of
+# Argoverse 2's scenarios and sensor logs, and of Argoverse 1, whose tracks are of vehicles for the most part.
+TYPE_GROUPS = {
+    **dict.fromkeys(("vehicle", "bus", "regular_vehicle", "large_vehicle", "box_truck", "truck", "truck_cab"), 0),
+    **dict.fromkeys(("articulated_bus", "school_bus", "vehicular_trailer", "agent", "av", "others"), 0),
+    "pedestrian": 1,
+    **dict.fromkeys(("motorcyclist", "cyclist", "bicyclist", "wheeled_rider"), 2),
+}
+OTHER_TYPES = 3
 
 # Shorter displacements, in metres, give no direction.
 SMALLEST_MOTION = 0.01
@@ -58,6 +67,8 @@ class Scene:
     timestamps: np.ndarray
     target: int
     headings: np.ndarray | None
+    velocities: np.ndarray | None
+    types: np.ndarray
     lanes: list[np.ndarray]
     attributes: np.ndarray
 
@@ -106,8 +117,18 @@ def check_scene(scene: Any, num_history_steps: int, location: str) -> Scene:
         headings = np.asarray(scene["headings"], dtype=np.float64)
         if headings.shape != (num_agents, num_steps):
             raise ValueError(f"{location}: headings has the shape {headings.shape}; it must be (agents, steps).")
+    velocities = None
+    if scene.get("velocities") is not None:
+        velocities = np.asarray(scene["velocities"], dtype=np.float64)
+        if velocities.shape != positions.shape:
+            raise ValueError(f"{location}: velocities has the shape {velocities.shape}; it must be {positions.shape}.")
+    names = scene.get("types")
+    names = ["vehicle"] * num_agents if names is None else [str(name).lower() for name in names]
+    if len(names) != num_agents:
+        raise ValueError(f"{location}: types has {len(names)} names for {num_agents} agents.")
+    types = np.array([TYPE_GROUPS.get(name, OTHER_TYPES) for name in names])
     lanes, attributes = check_lanes(scene.get("lanes") or [], location)
-    return Scene(positions, timestamps, target, headings, lanes, attributes)
+    return Scene(positions, timestamps, target, headings, velocities, types, lanes, attributes)
 
 
 def check_lanes(lanes: Any, location: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -155,6 +176,32 @@ def last_displacement(history: np.ndarray) -> np.ndarray | None:
     displacements = history[-1] - history[-2::-1]
     moved = np.linalg.norm(displacements, axis=-1) > SMALLEST_MOTION
     return displacements[moved.argmax()] if moved.any() else None
+
+
+def find_headings(scene: Scene, agents: list[int], num_history_steps: int) -> np.ndarray:
+    """
+    Return the headings of agents at the last observed step: of their boxes, or of their last displacements. Those that
+    stand still, without a box, have the target's.
+    """
+    headings = np.full(len(agents), find_heading(scene, num_history_steps, "last_step", "scene"))
+    for row, agent in enumerate(agents):
+        yaw = np.nan if scene.headings is None else scene.headings[agent, num_history_steps - 1]
+        history = scene.positions[agent, :num_history_steps]
+        direction = last_displacement(history[np.isfinite(history).all(axis=-1)])
+        if np.isfinite(yaw):
+            headings[row] = yaw
+        elif direction is not None:
+            headings[row] = math.atan2(direction[1], direction[0])
+    return headings
+
+
+def find_speeds(scene: Scene) -> np.ndarray:
+    """Return the speeds `(agents, steps)`, NaN where unknown; without velocities, those since the last step."""
+    if scene.velocities is not None:
+        return np.linalg.norm(scene.velocities, axis=-1)
+    speeds = np.full(scene.positions.shape[:2], np.nan)
+    speeds[:, 1:] = np.linalg.norm(np.diff(scene.positions, axis=1), axis=-1) / np.diff(scene.timestamps)
+    return speeds
 
 
 def regress_direction(history: np.ndarray) -> np.ndarray | None:
@@ -230,11 +277,24 @@ def has_gap(is_seen: np.ndarray) -> bool:
     return len(steps) > 0 and steps[-1] - steps[0] + 1 > len(steps)
 
 
-def fill_track(track: np.ndarray) -> np.ndarray:
-    """Return a track in which unseen steps have the position seen before, or at the start the first one."""
-    seen = np.flatnonzero(np.isfinite(track).all(axis=-1))
-    last = np.searchsorted(seen, np.arange(len(track)), side="right") - 1
-    return track[seen[np.maximum(last, 0)]]
+def fill_tracks(tracks: np.ndarray) -> np.ndarray:
+    """Return tracks in which unseen steps have the position seen before, or at the start the first one."""
+    is_seen = np.isfinite(tracks).all(axis=-1)
+    first = is_seen.argmax(axis=-1)[:, None]
+    steps = np.arange(tracks.shape[1])
+    last = np.maximum.accumulate(np.where(is_seen, steps, -1), axis=-1)
+    return np.take_along_axis(tracks, np.maximum(last, first)[..., None], axis=1)
 
 
-__all__ = ["Frame", "Scene", "check_scene", "choose_lanes", "fill_track", "find_heading", "has_gap", "sample_polyline"]
+__all__ = [
+    "Frame",
+    "Scene",
+    "check_scene",
+    "choose_lanes",
+    "fill_tracks",
+    "find_heading",
+    "find_headings",
+    "find_speeds",
+    "has_gap",
+    "sample_polyline",
+]

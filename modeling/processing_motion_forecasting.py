@@ -20,8 +20,10 @@ from .motion_scenes import (
     Scene,
     check_scene,
     choose_lanes,
-    fill_track,
+    fill_tracks,
     find_heading,
+    find_headings,
+    find_speeds,
     has_gap,
     sample_polyline,
 )
@@ -29,9 +31,15 @@ from .motion_scenes import (
 
 logger = logging.get_logger(__name__)
 
-FORMATS = ("agents_and_lanes", "polylines")
+FORMATS = ("agents_and_lanes", "polylines", "poses")
+AXES = ("x", "y")
 DEFAULTS: dict[str, Any] = {
+    "format": "agents_and_lanes",
+    "num_history_steps": 20,
+    "num_future_steps": 30,
+    "num_lane_points": 10,
     "heading": "last_step",
+    "forward_axis": "y",
     "agent_radius": 56.0,
     "lane_radius": 65.0,
     "lane_rule": "centerline",
@@ -48,6 +56,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "min_observed_steps": 4,
         "keep_gaps": False,
     },
+    "forecast_mae": {
+        **DEFAULTS,
+        "format": "poses",
+        "num_history_steps": 50,
+        "num_future_steps": 60,
+        "num_lane_points": 20,
+        "heading": "box_yaw",
+        "forward_axis": "x",
+        "agent_radius": 150.0,
+        "lane_radius": 150.0,
+    },
 }
 
 
@@ -61,6 +80,8 @@ class MotionProcessor(FeatureExtractionMixin):
     - `timestamps`, `(steps,)`: seconds, increasing;
     - `target`: the index of the agent to forecast, which is seen at the last observed step;
     - `headings`, `(agents, steps)`, optional: the yaw of each agent's box, in radians;
+    - `velocities`, `(agents, steps, 2)`, optional: metres per second; by default those from step to step;
+    - `types`, optional: for each agent, the type of its object by Argoverse 2's names; by default `"vehicle"`;
     - `lanes`, optional: dictionaries with `centerline`, `(points, 2)`, and optionally `is_intersection`,
       `turn_direction` (`"none"`, `"left"` or `"right"`) and `has_traffic_control`.
 
@@ -69,12 +90,14 @@ class MotionProcessor(FeatureExtractionMixin):
     changes nothing, except with `preset="mmtransformer"`.
 
     Args:
-        format (`"agents_and_lanes"` or `"polylines"`, *optional*, defaults to `"agents_and_lanes"`):
-            The model's inputs: `agent_history`, `agent_positions` and `lanes` with masks for an mmTransformer, or
+        format (`"agents_and_lanes"`, `"polylines"` or `"poses"`, *optional*, defaults to `"agents_and_lanes"`):
+            The model's inputs: `agent_history`, `agent_positions` and `lanes` with masks for an mmTransformer;
             `polyline_vectors` with masks for a VectorNet, whose vectors are start, end, whether it is of a lane, time,
-            intersection, turn and traffic control.
-        preset (`"mmtransformer"`, *optional*):
-            Defaults of the arguments below as in mmTransformer's own pre-processing of Argoverse 1.
+            intersection, turn and traffic control; or `agent_history`, `agent_poses`, `agent_types`, `lanes` and
+            `lane_poses` with masks for a Forecast-MAE.
+        preset (`"mmtransformer"` or `"forecast_mae"`, *optional*):
+            Defaults of the other arguments: as in mmTransformer's own pre-processing of Argoverse 1; or as in
+            Forecast-MAE's of Argoverse 2, which also leaves out agents that are far from all lanes.
         num_history_steps (`int`, *optional*, defaults to 20): number of observed steps.
         num_future_steps (`int`, *optional*, defaults to 30): number of future steps.
         num_lane_points (`int`, *optional*, defaults to 10): number of points of a lane.
@@ -82,6 +105,8 @@ class MotionProcessor(FeatureExtractionMixin):
             The target's heading: of its last displacement, of mmTransformer's line through its last positions (which
             depends on the axes), or of its box. A target that stands still has the heading of its box; without one,
             the scene is not rotated.
+        forward_axis (`"x"` or `"y"`, *optional*, defaults to `"y"`):
+            The axis of the target's frame along which it heads.
         agent_radius (`float`, *optional*, defaults to 56.0):
             Agents farther from the target at the last observed step, in metres, are left out, and so are unseen ones.
         lane_radius (`float`, *optional*, defaults to 65.0): lanes farther from the target are left out.
@@ -111,12 +136,13 @@ class MotionProcessor(FeatureExtractionMixin):
 
     def __init__(
         self,
-        format: Literal["agents_and_lanes", "polylines"] = "agents_and_lanes",
+        format: Literal["agents_and_lanes", "polylines", "poses"] | None = None,
         preset: str | None = None,
-        num_history_steps: int = 20,
-        num_future_steps: int = 30,
-        num_lane_points: int = 10,
+        num_history_steps: int | None = None,
+        num_future_steps: int | None = None,
+        num_lane_points: int | None = None,
         heading: HeadingRule | None = None,
+        forward_axis: Literal["x", "y"] | None = None,
         agent_radius: float | None = None,
         lane_radius: float | None = None,
         lane_rule: LaneRule | None = None,
@@ -134,17 +160,20 @@ class MotionProcessor(FeatureExtractionMixin):
         def choose(name: str, given: Any) -> Any:
             return defaults[name] if given is None else given
 
-        self.format, self.preset = format, preset
-        self.num_history_steps, self.num_future_steps = num_history_steps, num_future_steps
-        self.num_lane_points = num_lane_points
+        self.format, self.preset = choose("format", format), preset
+        self.num_history_steps: int = choose("num_history_steps", num_history_steps)
+        self.num_future_steps: int = choose("num_future_steps", num_future_steps)
+        self.num_lane_points: int = choose("num_lane_points", num_lane_points)
         self.heading: HeadingRule = choose("heading", heading)
+        self.forward_axis = choose("forward_axis", forward_axis)
         self.agent_radius, self.lane_radius = choose("agent_radius", agent_radius), choose("lane_radius", lane_radius)
         self.lane_rule: LaneRule = choose("lane_rule", lane_rule)
         self.resample_lanes = choose("resample_lanes", resample_lanes)
         self.min_observed_steps = choose("min_observed_steps", min_observed_steps)
         self.keep_gaps = choose("keep_gaps", keep_gaps)
         self.max_agents, self.max_lanes = max_agents, max_lanes
-        for name, known in (("format", FORMATS), ("heading", HEADING_RULES), ("lane_rule", LANE_RULES)):
+        choices = {"format": FORMATS, "heading": HEADING_RULES, "forward_axis": AXES, "lane_rule": LANE_RULES}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {known}.")
         least = {"num_history_steps": 2, "num_future_steps": 1, "num_lane_points": 2, "min_observed_steps": 1}
@@ -196,8 +225,9 @@ class MotionProcessor(FeatureExtractionMixin):
         """
         checked = check_scene(scene, self.num_history_steps, location)
         center = checked.positions[checked.target, self.num_history_steps - 1]
-        angle = np.pi / 2 - find_heading(checked, self.num_history_steps, self.heading, location)
-        frame = Frame(center, float(angle))
+        forward = np.pi / 2 if self.forward_axis == "y" else 0.0
+        heading = find_heading(checked, self.num_history_steps, self.heading, location)
+        frame = Frame(center, float(forward - heading))
         agents = self._choose_agents(checked, center, location)
         lane_indices = choose_lanes(checked, center, self.lane_radius, self.lane_rule)
         if self.max_lanes is not None and len(lane_indices) > self.max_lanes:
@@ -211,21 +241,24 @@ class MotionProcessor(FeatureExtractionMixin):
         futures = np.full((len(agents), self.num_future_steps, 2), np.nan)
         seen_later = checked.positions[agents, self.num_history_steps :][:, : self.num_future_steps]
         futures[:, : seen_later.shape[1]] = frame.to_frame(seen_later)
-        make = self._make_agents_and_lanes if self.format == "agents_and_lanes" else self._make_polylines
+        makers = (self._make_agents_and_lanes, self._make_polylines, self._make_poses)
+        make = dict(zip(FORMATS, makers))[self.format]
         inputs = make(checked, frame, agents, lanes, checked.attributes[lane_indices])
         others = {"agents": agents, "lane_indices": lane_indices, "agent_futures": futures, "labels": futures[0]}
         return {**inputs, **others, "frame": frame}
 
     def _choose_agents(self, scene: Scene, center: np.ndarray, location: str) -> list[int]:
         """Return the kept agents, the target first."""
-        observed = scene.is_seen[:, : self.num_history_steps]
+        is_seen = scene.is_seen
+        observed = is_seen[:, : self.num_history_steps]
         distances = np.linalg.norm(scene.positions[:, self.num_history_steps - 1] - center, axis=-1)
         kept = []
         for agent in range(len(observed)):
-            future = scene.is_seen[agent, self.num_history_steps :][: self.num_future_steps]
-            is_near = distances[agent] <= self.agent_radius  # not if it is unseen: its distance is NaN
+            if agent == scene.target or not distances[agent] <= self.agent_radius:  # it is NaN if it is unseen
+                continue
+            future = is_seen[agent, self.num_history_steps :][: self.num_future_steps]
             is_whole = self.keep_gaps or not (has_gap(observed[agent]) or has_gap(future))
-            if agent != scene.target and is_near and is_whole and observed[agent].sum() >= self.min_observed_steps:
+            if is_whole and observed[agent].sum() >= self.min_observed_steps:
                 kept.append(agent)
         if self.max_agents is not None and len(kept) >= self.max_agents:
             nearest = np.sort(np.argsort(distances[kept], kind="stable")[: self.max_agents - 1])
@@ -247,7 +280,7 @@ class MotionProcessor(FeatureExtractionMixin):
         """Return the filled positions in the frame, whether both ends of each step were seen, and the steps' times."""
         observed = scene.positions[agents, : self.num_history_steps]
         is_seen = np.isfinite(observed).all(axis=-1)
-        filled = frame.to_frame(np.stack([fill_track(track) for track in observed]))
+        filled = frame.to_frame(fill_tracks(observed))
         times = scene.timestamps[: self.num_history_steps] - scene.timestamps[0]
         return filled, is_seen[:, :-1] & is_seen[:, 1:], (times[:-1] + times[1:]) / 2
 
@@ -286,11 +319,36 @@ class MotionProcessor(FeatureExtractionMixin):
         mask[: len(agents), : len(times)], mask[len(agents) :, : self.num_lane_points - 1] = is_seen, 1
         return {"polyline_vectors": vectors * mask[..., None], "vector_mask": mask}
 
+    def _make_poses(
+        self, scene: Scene, frame: Frame, agents: list[int], lanes: np.ndarray, attributes: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        filled, is_seen, _ = self._history(scene, frame, agents)
+        history = np.zeros((len(agents), self.num_history_steps, 4))
+        history[:, 1:, :2] = np.where(is_seen[..., None], np.diff(filled, axis=1), 0)
+        changes = np.diff(find_speeds(scene)[agents, : self.num_history_steps], axis=1)
+        history[:, 1:, 2] = np.where(is_seen & np.isfinite(changes), changes, 0)
+        history[..., 3] = scene.is_seen[agents, : self.num_history_steps]
+        angles = find_headings(scene, agents, self.num_history_steps) + frame.angle
+        middle = self.num_lane_points // 2
+        centers, along = lanes[:, middle - 1 : middle + 1].mean(axis=1), lanes[:, middle] - lanes[:, middle - 1]
+        lane_angles = np.arctan2(along[:, 1], along[:, 0])
+        # As published: points out of range are moved to the target, and marked.
+        is_inside = (np.abs(lanes) <= self.lane_radius).all(axis=-1, keepdims=True)
+        return {
+            "agent_history": history,
+            "agent_poses": np.column_stack([filled[:, -1], np.cos(angles), np.sin(angles)]),
+            "agent_types": scene.types[agents],
+            "lanes": np.concatenate([lanes * is_inside - centers[:, None], is_inside], axis=-1),
+            "lane_poses": np.column_stack([centers, np.cos(lane_angles), np.sin(lane_angles)]),
+        }
+
     @property
     def input_parts(self) -> tuple[str, ...]:
         """The inputs that [`MotionProcessor.prepare`] makes, which batches pad and complete by masks."""
         if self.format == "polylines":
             return ("polyline_vectors", "vector_mask")
+        if self.format == "poses":
+            return ("agent_history", "agent_poses", "agent_types", "lanes", "lane_poses")
         return ("agent_history", "agent_positions", "lanes")
 
     def collate(
@@ -305,6 +363,8 @@ class MotionProcessor(FeatureExtractionMixin):
         if return_labels:
             batch["labels"] = np.stack([example["labels"] for example in examples])
         tensors = {name: torch.from_numpy(array).float() for name, array in batch.items()}
+        if "agent_types" in tensors:
+            tensors["agent_types"] = tensors["agent_types"].long()
         return BatchFeature(tensors, tensor_type="pt").convert_to_tensors(return_tensors)
 
     def post_process(

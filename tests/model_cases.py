@@ -11,7 +11,7 @@ import pytest
 import torch
 from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
 from model_case import Model, ModelCase, Tensors
-from motion_cases import MMTRANSFORMER, VECTORNET
+from motion_cases import FORECAST_MAE, MMTRANSFORMER, VECTORNET
 from sqa3d_cases import SQA3D
 from vision_cases import POINT_BERT, VIDEOMAE, VISION, VISION_ENCODER, VIT
 
@@ -39,6 +39,7 @@ CASES = {
     "meter_retrieval": METER_RETRIEVAL,
     "vectornet": VECTORNET,
     "mmtransformer": MMTRANSFORMER,
+    "forecast_mae": FORECAST_MAE,
     "sqa3d": SQA3D,
 }
 

@@ -8,6 +8,9 @@ import torch
 from model_case import Model, ModelCase, Tensors, padded, randn
 
 from hf_frozen_llm import (
+    ForecastMAEWithLLMBlockConfig,
+    ForecastMAEWithLLMBlockForMotionForecasting,
+    ForecastMAEWithLLMBlockModel,
     MMTransformerWithLLMBlockConfig,
     MMTransformerWithLLMBlockForMotionForecasting,
     MMTransformerWithLLMBlockModel,
@@ -143,4 +146,71 @@ VECTORNET = ModelCase(
     token_mask=lambda inputs: inputs["polyline_mask"],
     processor=lambda: MotionProcessor(format="polylines", num_history_steps=6, num_lane_points=6),
     sample=lambda: [traffic(2, 2)],
+)
+
+
+def poses(batch: int) -> Tensors:
+    """Three agents and four lanes, some of them padding."""
+    return {
+        "agent_history": randn(batch, 3, 9, 4),
+        "agent_poses": randn(batch, 3, 4),
+        "agent_types": torch.arange(3 * batch).reshape(batch, 3) % 4,
+        "lanes": randn(batch, 4, 6, 3),
+        "lane_poses": randn(batch, 4, 4),
+        "agent_mask": padded([3, 2], 3, batch),
+        "lane_mask": padded([3, 4], 4, batch),
+    }
+
+
+FORECAST_MAE = ModelCase(
+    config_class=ForecastMAEWithLLMBlockConfig,
+    base_class=ForecastMAEWithLLMBlockModel,
+    model_class=ForecastMAEWithLLMBlockForMotionForecasting,
+    fields={
+        "num_agent_types": 5,  # upstream's tests draw integers below 5
+        "num_future_steps": 6,
+        "num_modes": 3,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "num_history_layers": 1,
+        "history_attention_heads": [1, 2],
+        "history_kernel_sizes": [3, 5],
+        "lane_hidden_size": 8,
+        "decoder_hidden_size": 16,
+        "drop_path_rate": 0.0,
+    },
+    inputs=poses,
+    num_tokens=7,
+    finish=lambda model, hidden_states: model.decoder(model.forecast_mae.layernorm(hidden_states[:, 0]))[0],
+    refused=[
+        ({"agent_history": torch.zeros(2, 3, 9, 4)}, ["agent_history and agent_poses"]),
+        (
+            {"agent_history": torch.zeros(2, 9, 4), "agent_poses": torch.zeros(2, 3, 4)},
+            [r"\(2, 9, 4\); it must be \(batch, agents, steps, 4\)", "num_history_features"],
+        ),
+        ({**poses(2), "agent_poses": torch.zeros(2, 3, 2)}, [r"agent_poses .* \(2, 3, 2\); it must be \(2, 3, 4\)"]),
+        ({**poses(2), "agent_types": torch.zeros(2, 4)}, [r"agent_types .* must be \(2, 3\)"]),
+        ({**poses(2), "lanes": torch.zeros(2, 4, 6, 5)}, [r"lanes has the shape \(2, 4, 6, 5\)", "num_lane_features"]),
+        ({**poses(2), "lane_poses": None}, ["lane_poses with lanes"]),
+        ({**poses(2), "lane_poses": torch.zeros(2, 5, 4)}, [r"lane_poses .* must be \(2, 4, 4\)"]),
+        ({**poses(2), "lane_mask": torch.ones(2, 5)}, [r"lane_mask has the shape \(2, 5\); it must be \(2, 4\)"]),
+        ({**poses(2), "agent_mask": torch.ones(2, 4)}, [r"agent_mask has the shape \(2, 4\)"]),
+        ({}, ["agent_history"]),
+    ],
+    targets=futures,
+    output="trajectories",
+    head=("decoder",),
+    invariant={"decoder.score_fc3.bias"},  # a constant in a softmax
+    positions=(-1, 0, 1, 2),
+    layers=lambda model, inputs: [
+        lambda tokens, layer=layer: layer(
+            tokens, torch.cat([inputs["agent_mask"], inputs["lane_mask"]], dim=1).bool()
+        )[0]
+        for layer in model.forecast_mae.layers
+    ],
+    token_mask=lambda inputs: torch.cat([inputs["agent_mask"], inputs["lane_mask"]], dim=1),
+    processor=lambda: MotionProcessor(format="poses", num_history_steps=6, num_lane_points=6),
+    sample=lambda: traffic(3, 4),
 )

@@ -19,6 +19,7 @@ from paths import REPO, shared_dir
 from PIL import Image
 from tiny_runs import TINY_METER, TINY_POINT_BERT, TINY_VIDEOMAE
 from tiny_scenes import TINY_SQA3D
+from tiny_traffic import TINY_VECTORNET
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.training.recipe import read_recipe
@@ -33,6 +34,7 @@ TINY_OF_TASK = {
     "visual_question_answering": [*TINY_METER, *SHORT],
     "image_text_retrieval": [*TINY_METER, *SHORT],
     "situated_question_answering": [*TINY_SQA3D, *SHORT],
+    "motion_forecasting": [*TINY_VECTORNET, *SHORT],
 }
 AfterBlock = tuple[dict[str, Any], str]
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"modeling", "version"},
     {"__init__", "auto"},
     {"data", "metrics", "recipes", "hub_cards"},
-    {"tasks", "plotting"},
+    {"tasks", "plotting", "plotting_motion"},
     {"training", "conversion"},
     {"flops", "hub", "analysis"},
     {"commands"},

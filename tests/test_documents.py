@@ -19,6 +19,7 @@ import yaml
 from host_table import HOST_TABLE
 from hub_pages import CARDS, HUB
 from hub_server import HubServer
+from motion_pages import MOTION_FORECASTING
 from pages import (
     LLM,
     TINY_VIT,
@@ -374,6 +375,7 @@ PAGES = [
     Page("docs/distributed.md", trained=["runs/vit_tiny_cifar10_smollm2"]),
     ERRORS,
     HUB,
+    MOTION_FORECASTING,
     Page("docs/language_models.md", add_llm, check=check_language_models),
     METRICS,
     CARDS,

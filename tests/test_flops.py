@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.initialization import meta_device_safe_creation_ops
 
 from hf_frozen_llm import (
+    ForecastMAEWithLLMBlockConfig,
     LLMBlockConfig,
     MeterWithLLMBlockConfig,
     MeterWithLLMBlockForImageTextRetrieval,
@@ -143,10 +144,11 @@ def test_counts_after_a_model_was_loaded(name):
     [
         (VectorNetWithLLMBlockConfig, {"plain": (0.076, 0.227), "fast": (0.559, 1.278), "slow": (39.285, 78.996)}),
         (MMTransformerWithLLMBlockConfig, {"plain": (0.78, 2.338), "fast": (1.263, 3.389), "slow": (39.988, 81.107)}),
+        (ForecastMAEWithLLMBlockConfig, {"plain": (2.515, 7.54), "fast": (3.002, 8.609), "slow": (81.234, 165.984)}),
     ],
 )
 def test_scenes_of_the_papers_size(config_class, expected):
-    """96 polylines, with a LLaMA-7B layer of which only the target's token is computed, or the whole layer."""
+    """96 or 192 agents and lanes, with a LLaMA-7B layer of which only the target's token is computed, or all of it."""
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 1}
     llama = {"llm_config": {"model_type": "llama", **sizes}, "weights": "random"}
     blocks = {"plain": None, "fast": LLMBlockConfig(**llama), "slow": LLMBlockConfig(**llama, fast=False)}

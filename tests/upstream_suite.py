@@ -96,6 +96,7 @@ modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["point_bert_with_llm_
 modeling_auto.MODEL_MAPPING_NAMES["meter_with_llm_block"] = "MeterWithLLMBlockModel"
 modeling_auto.MODEL_MAPPING_NAMES["vectornet_with_llm_block"] = "VectorNetWithLLMBlockModel"
 modeling_auto.MODEL_MAPPING_NAMES["mmtransformer_with_llm_block"] = "MMTransformerWithLLMBlockModel"
+modeling_auto.MODEL_MAPPING_NAMES["forecast_mae_with_llm_block"] = "ForecastMAEWithLLMBlockModel"
 modeling_auto.MODEL_MAPPING_NAMES["sqa3d_with_llm_block"] = "SQA3DWithLLMBlockModel"
 modeling_auto.MODEL_MAPPING_NAMES["llm_block"] = "LLMBlock"
 

@@ -25,6 +25,8 @@ from hf_frozen_llm.training.run import load_run
 # Keys of an evaluation that do not apply to a prediction. Rows keep their numbers, so none are drawn.
 UNUSED_KEYS = {"eval_split", "max_eval_samples", "label_column", "class_names", "metrics"}
 SPLIT_KEYS = {"dataset_name", "dataset_config_name", "dataset_revision", "split", "streaming"}
+# Records in the picture of `plot`.
+NUM_PLOTTED = 24
 # Replaces `dataset_name` and the split in errors about files.
 FILES = ("INPUT", "files")
 
@@ -55,6 +57,7 @@ def predict(
     inputs: str | Path | Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
+    plot: str | Path | None = None,
 ) -> Predictions:
     """
     Predict with a saved model.
@@ -69,6 +72,9 @@ def predict(
             which needs no labels, and settings of the computation (`["--per_device_eval_batch_size", "64"]`).
         output (`str` or `Path`, *optional*):
             File for the records, a line of JSON for each; it is written as a whole at the end.
+        plot (`str` or `Path`, *optional*):
+            File for a picture of the first 24 predictions, such as `.png`, `.svg` or, animated, `.gif`; of scenes of
+            traffic.
 
     Returns:
         [`Predictions`]: the records, and the inputs that could not be read.
@@ -86,8 +92,11 @@ def predict(
     {'label': 'cat', 'score': 0.93}
     ```"""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise FileNotFoundError(f"output is {str(output)!r}, but there is no folder {Path(output).absolute().parent}.")
+    for option, path in (("output", output), ("plot", plot)):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f"{option} is {str(path)!r}, but there is no folder {Path(path).absolute().parent}."
+            )
     recipe = read_evaluation_recipe(model_name_or_path, overrides, "predict", UNUSED_KEYS)
     task_class, split = TASKS[recipe.values["task"]], recipe.arguments(EvaluationArguments).split
     files: list[str] = []
@@ -121,6 +130,10 @@ def predict(
         records = trainer.predict_records(dataset, lambda model, batch: predict_readable(run.task, model, batch))
 
     found = Predictions([], failures, run.task.num_shown)
+    if plot is not None and PartialState().is_main_process:
+        shown = [record for record in records if "error" not in record][:NUM_PLOTTED]
+        names = [Path(files[record["row"]]).stem if files else f"row {record['row']}" for record in shown]
+        run.task.plot(plot, rows, shown, names)
     location = f"{run.settings.data_args.dataset_name} [{split or FILES[1]}], row "
     for record in records:
         row = record["row"]
@@ -235,6 +248,21 @@ def print_predictions(predictions: Predictions, output: str | Path | None = None
         print(f"{len(predictions.failures)} of {total} inputs could not be predicted.", file=sys.stderr)
 
 
+def shorten(value: Any) -> str:
+    """Return nested lists by their sizes, such as `6 × 30 × 2`, and other values as they are."""
+    sizes = []
+    while isinstance(value, list) and value and isinstance(value[0], list):
+        sizes.append(len(value))
+        value = value[0]
+    if sizes:
+        return " × ".join(map(str, [*sizes, len(value)]))
+    return " ".join(f"{each:.3g}" for each in value) if is_numbers(value) else str(value)
+
+
+def is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, float) for each in value)
+
+
 def print_table(predictions: Predictions) -> None:
     lines = []
     for record in predictions.records:
@@ -245,7 +273,7 @@ def print_table(predictions: Predictions) -> None:
         for best in (answers or [])[: predictions.num_shown]:
             cells += [str(best["label"]), f"{100 * best['score']:.1f} %"]
         cells += ["no label"] if answers == [] else []
-        lines.append([*cells, *(f"{key} {value}" for key, value in words.items())])
+        lines.append([*cells, *(f"{key} {shorten(value)}" for key, value in words.items())])
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines), default=0))]
     for line in lines:
         padded = [f"{cell:>{w}}" if cell.endswith(" %") else f"{cell:<{w}}" for cell, w in zip(line, widths)]

@@ -15,6 +15,7 @@ from hf_frozen_llm.conversion.checkpoint import (
     load_state_dict,
     split_pretraining,
 )
+from hf_frozen_llm.conversion.forecast_mae import FORECAST_MAE
 from hf_frozen_llm.conversion.meter import METER
 from hf_frozen_llm.conversion.mmtransformer import MMTRANSFORMER
 from hf_frozen_llm.conversion.point_bert import POINT_BERT
@@ -25,14 +26,15 @@ from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.tasks import MODELS
 
 
-ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, METER, MMTRANSFORMER, SQA3D)
+ARCHITECTURES = (VIT, VIDEOMAE, POINT_BERT, METER, MMTRANSFORMER, FORECAST_MAE, SQA3D)
 
 
 def convert_released_checkpoint(
     checkpoint: str | Path | StateDict, task: str, use_ema: bool = False, **config: Any
 ) -> PreTrainedModelWithLLMBlock:
     """
-    Convert a checkpoint of the released code, or a published METER or SQA3D, to a model of this package.
+    Convert a checkpoint of the released code, or a published METER, mmTransformer, Forecast-MAE or
+    SQA3D, to a model of this package.
 
     Args:
         checkpoint (`str`, `Path` or `dict`):

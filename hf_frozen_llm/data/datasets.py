@@ -192,9 +192,12 @@ class TransformedDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[Example]:
+    def read_rows(self, indices: list[int]) -> list[Row]:
         columns = self.rows[indices]
-        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+    def __getitems__(self, indices: list[int]) -> list[Example]:
+        rows = self.read_rows(indices)
         examples = self.transform(rows, [(int(self.epoch), index) for index in indices])
         if self.numbered:
             examples = [{**example, "row": index} for example, index in zip(examples, indices, strict=True)]

@@ -3,6 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -155,6 +156,10 @@ class Task(ABC):
     def arrange(self, predictions: list[Record]) -> list[Record]:
         """Return described records in the order in which `predict` shows them; by default that of the inputs."""
         return predictions
+
+    def plot(self, path: str | Path, rows: HFDataset, records: Sequence[Record], names: Sequence[str]) -> None:
+        """Write a picture of rows and of their records, which have these names."""
+        raise ValueError(f"There is no picture of predictions of {self.name}; leave out `plot`.")
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
         """Draw an augmented example into matplotlib's `axis`. By default, print its shapes."""

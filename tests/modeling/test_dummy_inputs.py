@@ -9,6 +9,7 @@ from transformers import Dinov2Config, SwinConfig, VideoMAEConfig
 
 import hf_frozen_llm
 from hf_frozen_llm import (
+    ForecastMAEWithLLMBlockConfig,
     LLMBlockConfig,
     MeterWithLLMBlockConfig,
     MMTransformerWithLLMBlockConfig,
@@ -43,6 +44,7 @@ SQA3D = {
     "proposal_size": 6,
     "word_embedding_size": 7,
 }
+HISTORY = {"history_attention_heads": [1, 2, 3], "history_kernel_sizes": [3, 3, 5]}
 # By configuration class, configurations and the shape of the main input that each one means.
 CONFIGS = {
     LLMBlockConfig: [({"hidden_size": 24}, (1, 8, 24))],
@@ -63,6 +65,7 @@ CONFIGS = {
     ],
     VectorNetWithLLMBlockConfig: [({"hidden_size": 24, "num_vector_features": 7}, (1, 96, 19, 7))],
     MMTransformerWithLLMBlockConfig: [({**SIZES, "num_history_features": 3}, (1, 32, 19, 3))],
+    ForecastMAEWithLLMBlockConfig: [({**SIZES, **HISTORY, "num_history_features": 3}, (1, 48, 50, 3))],
     SQA3DWithLLMBlockConfig: [
         ({**SIZES, **SQA3D, "num_point_features": 1}, (1, 64, 4)),
         ({**SIZES, **SQA3D, "num_point_features": 0}, (1, 64, 3)),
@@ -71,6 +74,7 @@ CONFIGS = {
 # Inputs of the models that need more than one.
 SEVERAL_INPUTS = {
     MMTransformerWithLLMBlockConfig: ["agent_history", "agent_positions", "lanes"],
+    ForecastMAEWithLLMBlockConfig: ["agent_history", "agent_poses", "agent_types", "lanes", "lane_poses"],
     MeterWithLLMBlockConfig: ["pixel_values", "input_ids"],
     SQA3DWithLLMBlockConfig: ["points", "situation_embeds", "question_embeds"],
 }
@@ -100,7 +104,7 @@ def tensors_of(outputs):
 
 
 def test_every_model_class_is_tested():
-    assert len(MODELS) == 19 and {model.config_class for model in MODELS} == set(CONFIGS)
+    assert len(MODELS) == 21 and {model.config_class for model in MODELS} == set(CONFIGS)
 
 
 @pytest.mark.parametrize(("model_class", "fields", "shape"), CASES)

@@ -387,3 +387,13 @@ def test_initialisation():
     bound = (6 / (256 + 256)) ** 0.5
     assert 0.98 * bound < weight.abs().max() <= bound
     assert not model.decoder.trajectory_fc1.bias.any()
+
+
+def test_an_output_of_zero_is_constant_velocity(block):
+    model, inputs = MMTRANSFORMER.build(block(), add_constant_velocity=True), MMTRANSFORMER.inputs(2)
+    with torch.no_grad():
+        difference = model(**inputs).trajectories
+        model.config.add_constant_velocity = False
+        difference -= model(**inputs).trajectories
+    steps = torch.arange(1, 7)[:, None] * inputs["agent_history"][:, 0, -1, :2][:, None]
+    torch.testing.assert_close(difference, steps[:, None].expand_as(difference), rtol=0, atol=1e-5)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from motion_cases import MMTRANSFORMER, VECTORNET, traffic
+from motion_cases import FORECAST_MAE, MMTRANSFORMER, VECTORNET, traffic
 from paths import shared_dir
 from safetensors import safe_open
 from transformers import AutoFeatureExtractor, AutoProcessor
@@ -125,7 +125,7 @@ def moved(scene, angle=0.0, shift=(0, 0)):
     return changed
 
 
-@pytest.mark.parametrize("format", ["agents_and_lanes", "polylines"])
+@pytest.mark.parametrize("format", ["agents_and_lanes", "polylines", "poses"])
 @pytest.mark.parametrize("heading", ["last_step", "box_yaw"])
 def test_moving_and_rotating_changes_nothing(heading, format, argoverse):
     scene = {**argoverse[0], "headings": np.full(argoverse[0]["positions"].shape[:2], 0.7)}
@@ -144,7 +144,9 @@ def test_box_rule_and_regression_depend_on_the_axes(argoverse):
     assert ours["lane_indices"] != turned["lane_indices"]
 
 
-@pytest.mark.parametrize("case", [MMTRANSFORMER, VECTORNET], ids=["mmtransformer", "vectornet"])
+@pytest.mark.parametrize(
+    "case", [MMTRANSFORMER, VECTORNET, FORECAST_MAE], ids=["mmtransformer", "vectornet", "forecast_mae"]
+)
 def test_model_on_a_moved_and_reordered_scene(case, block):
     """From the scene to the trajectories in its coordinates: they move with it, whatever the order."""
     model, processor = case.build(block()), case.processor()
@@ -293,7 +295,7 @@ def test_bad_scenes(change, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"preset": "tnt"}, r"preset is 'tnt'; it must be one of \('mmtransformer',\), or None"),
+        ({"preset": "tnt"}, r"preset is 'tnt'; it must be one of \('mmtransformer', 'forecast_mae'\), or None"),
         ({"format": "raster"}, "format is 'raster'; it must be one of"),
         ({"heading": "up"}, "heading is 'up'"),
         ({"lane_rule": "all"}, "lane_rule is 'all'"),

@@ -201,3 +201,16 @@ def test_only_the_target_is_computed(block):
 def test_wrong_configurations_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         VectorNetWithLLMBlockConfig(**{**VECTORNET.fields, **fields})
+
+
+def test_an_output_of_zero_is_constant_velocity(block):
+    """The velocity is that of the target's last vector that is real."""
+    model, inputs = VECTORNET.build(block(), add_constant_velocity=True), VECTORNET.inputs(2)
+    inputs["vector_mask"][1, 0, 3:] = 0
+    last = inputs["polyline_vectors"][[0, 1], 0, [4, 2]]
+    with torch.no_grad():
+        difference = model(**inputs).trajectories
+        model.config.add_constant_velocity = False
+        difference -= model(**inputs).trajectories
+    steps = torch.arange(1, 7)[:, None] * (last[:, 2:4] - last[:, :2])[:, None]
+    torch.testing.assert_close(difference, steps[:, None].expand_as(difference), rtol=0, atol=1e-5)

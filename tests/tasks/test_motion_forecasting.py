@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from motion_cases import MMTRANSFORMER, VECTORNET, traffic
+from motion_cases import FORECAST_MAE, MMTRANSFORMER, VECTORNET, traffic
 from tiny_runs import write_llama
 
 from hf_frozen_llm import MotionProcessor
@@ -18,7 +18,7 @@ from hf_frozen_llm.tasks import TASKS, find_task
 
 
 TASK = TASKS["motion-forecasting"]
-HOSTS = {"vectornet": VECTORNET, "mmtransformer": MMTRANSFORMER}
+HOSTS = {"vectornet": VECTORNET, "mmtransformer": MMTRANSFORMER, "forecast_mae": FORECAST_MAE}
 every_host = pytest.mark.parametrize("host", HOSTS)
 
 

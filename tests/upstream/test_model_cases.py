@@ -6,7 +6,7 @@ import unittest
 import pytest
 import torch
 from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
-from motion_cases import MMTRANSFORMER, VECTORNET
+from motion_cases import FORECAST_MAE, MMTRANSFORMER, VECTORNET
 from upstream_suite import LLM_CONFIG, NO_CONVERSION, ModelCaseSuite, with_reason
 from vision_cases import POINT_BERT, VIDEOMAE, VIT
 
@@ -110,6 +110,14 @@ class VectorNetWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
     additional_model_inputs = ("vector_mask", "polyline_mask")
 
 
+# Their input embedding is a linear layer or a convolution, which this test can use.
+WITHOUT_POLYLINES = {
+    name: why
+    for name, why in MotionForecastingSuite.skipped.items()
+    if name != "test_enable_input_require_grads_with_gradient_checkpointing"
+}
+
+
 class MMTransformerWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
     case = MMTRANSFORMER
     all_model_classes = (MMTRANSFORMER.base_class, MMTRANSFORMER.model_class)
@@ -118,12 +126,12 @@ class MMTransformerWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
         "the attentions of agents and of lanes are put together for the output only",
         "test_retain_grad_hidden_states_attentions",
     )
-    # Its input embedding is a linear layer, which this test can use.
-    skipped = {
-        **{
-            name: why
-            for name, why in MotionForecastingSuite.skipped.items()
-            if name != "test_enable_input_require_grads_with_gradient_checkpointing"
-        },
-        **contradicts_the_design,
-    }
+    skipped = {**WITHOUT_POLYLINES, **contradicts_the_design}
+
+
+class ForecastMAEWithLLMBlockTest(MotionForecastingSuite, unittest.TestCase):
+    case = FORECAST_MAE
+    all_model_classes = (FORECAST_MAE.base_class, FORECAST_MAE.model_class)
+    fields = {"drop_path_rate": 0.1}
+    skipped = WITHOUT_POLYLINES
+    additional_model_inputs = ("agent_poses", "agent_types", "lanes", "lane_poses", "agent_mask", "lane_mask")

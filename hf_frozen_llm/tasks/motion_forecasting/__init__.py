@@ -2,111 +2,72 @@
 """Motion forecasting: the future positions of one agent of a scene, from its past, the other agents' and the map."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+import datasets
 import numpy as np
 import torch
 
 from hf_frozen_llm.auto import TASK_MODELS
-from hf_frozen_llm.data.arguments import DataArguments
-from hf_frozen_llm.data.datasets import Example, HFDataset, Row, load_rows
+from hf_frozen_llm.data.datasets import Example, HFDataset, Row, SeededLengthGroupedSampler, load_rows
 from hf_frozen_llm.metrics import Metric, TrajectoryErrors
 from hf_frozen_llm.modeling.motion_scenes import Frame
 from hf_frozen_llm.modeling.processing_motion_forecasting import MotionProcessor
+from hf_frozen_llm.plotting_motion import animate_scene, plot_scenes
+from hf_frozen_llm.tasks.motion_forecasting.arguments import MotionDataArguments
+from hf_frozen_llm.tasks.motion_forecasting.baselines import BASELINES, forecast_baselines
+from hf_frozen_llm.tasks.motion_forecasting.readers import SceneDataset, read_scenes, scene_sizes
+from hf_frozen_llm.tasks.motion_forecasting.scene_files import SUFFIXES, read_scene_file
 from hf_frozen_llm.tasks.task import Batch, Record, Task
 
 
-@dataclass
-class MotionDataArguments(DataArguments):
-    """
-    The source of scenes and their conversion to tensors, besides [`DataArguments`].
-
-    Args:
-        preset (`"mmtransformer"`, *optional*):
-            Pre-processing as in mmTransformer's own code, see [`MotionProcessor`].
-        heading (`"last_step"`, `"regression"` or `"box_yaw"`, *optional*):
-            The target's heading, which becomes +y; by default that of its last displacement.
-        num_history_steps (`int`, *optional*, defaults to 20):
-            Number of observed steps. The number of future steps is `host.num_future_steps`.
-        agent_radius (`float`, *optional*):
-            Leave out agents farther from the target, in metres; 56 by default.
-        lane_radius (`float`, *optional*):
-            Leave out lanes farther from the target, in metres; 65 by default.
-        max_agents (`int`, *optional*):
-            Keep only the agents nearest to the target.
-        max_lanes (`int`, *optional*):
-            Keep only the lanes nearest to the target.
-        num_predictions (`int`, *optional*):
-            Predict this many trajectories: the most probable of the model's.
-        suppression_distance (`float`, *optional*, defaults to 0.0):
-            Put trajectories that end nearer than this to a more probable one, in metres, behind all others.
-        horizons (`list[int]`, *optional*):
-            Numbers of future steps after which the metrics are computed, too.
-        metric_rule (`"argoverse1"` or `"smallest"`, *optional*, defaults to `"argoverse1"`):
-            Whether minADE is the average error of the trajectory with the smallest final error, or the smallest one.
-        miss_threshold (`float`, *optional*, defaults to 2.0):
-            A final error above it, in metres, is a miss.
-    """
-
-    evaluation_keys: ClassVar[tuple[str, ...]] = (
-        "num_predictions",
-        "suppression_distance",
-        "horizons",
-        "metric_rule",
-        "miss_threshold",
-    )
-
-    preset: Literal["mmtransformer"] | None = None
-    heading: Literal["last_step", "regression", "box_yaw"] | None = None
-    num_history_steps: int = 20
-    agent_radius: float | None = None
-    lane_radius: float | None = None
-    max_agents: int | None = None
-    max_lanes: int | None = None
-    num_predictions: int | None = None
-    suppression_distance: float = 0.0
-    horizons: list[int] | None = None
-    metric_rule: Literal["argoverse1", "smallest"] = "argoverse1"
-    miss_threshold: float = 2.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_at_least_one("num_history_steps", "max_agents", "max_lanes", "num_predictions")
-        if self.suppression_distance < 0 or self.miss_threshold <= 0:
-            raise ValueError(
-                f"suppression_distance is {self.suppression_distance} and miss_threshold {self.miss_threshold}; they "
-                "are distances in metres: the first not negative, the second above 0."
-            )
-
-    def evaluation_changes(self) -> dict[str, Any]:
-        changes = {"metric_rule": "argoverse1", "miss_threshold": 2.0, "suppression_distance": 0.0}
-        return {name: getattr(self, name) for name, default in changes.items() if getattr(self, name) != default}
+# by model type: the inputs that MotionProcessor makes
+FORMATS: dict[str, Literal["agents_and_lanes", "polylines", "poses"]] = {
+    "vectornet_with_llm_block": "polylines",
+    "mmtransformer_with_llm_block": "agents_and_lanes",
+    "forecast_mae_with_llm_block": "poses",
+}
 
 
 class SceneTransform:
-    """Turn rows into scenes in their target's frame."""
+    """Turn rows into scenes in their target's frame; in evaluation, with the target's history, for the baselines."""
 
-    def __init__(self, processor: MotionProcessor, split: str):
-        self.processor, self.split = processor, split
+    def __init__(self, processor: MotionProcessor, split: str, training: bool):
+        self.processor, self.split, self.training = processor, split, training
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
-        prepared = [self.processor.prepare(row, f"{self.split}, row {key[-1]}") for row, key in zip(rows, keys)]
         names = (*self.processor.input_parts, "labels", "frame")
-        return [{name: example[name] for name in names} for example in prepared]
+        examples = []
+        for row, key in zip(rows, keys):
+            row = read_scene_file(row["file"]) if "file" in row else row
+            prepared = self.processor.prepare(row, f"{self.split}, row {key[-1]}")
+            example = {name: prepared[name] for name in names}
+            if not self.training:
+                steps = slice(0, self.processor.num_history_steps)
+                history = np.array(row["positions"][int(row["target"])][steps], dtype=np.float64)
+                example |= {"history": history, "times": np.array(row["timestamps"][steps], dtype=np.float64)}
+            examples.append(example)
+        return examples
 
 
 class MotionForecasting(Task):
-    """Rows are scenes with the columns `positions`, `timestamps` and `target`, and `headings` and `lanes` if any."""
+    """
+    Rows are scenes with the columns `positions`, `timestamps` and `target`, and `headings` and `lanes` if any. Those
+    that are read from files have the columns of `readers.FEATURES`.
+    """
 
     name = "motion-forecasting"
     arguments = MotionDataArguments
-    models = {name: TASK_MODELS[name] for name in ("vectornet_with_llm_block", "mmtransformer_with_llm_block")}
+    models = {name: TASK_MODELS[name] for name in FORMATS}
     main_metric = Metric("minFDE_6", "minFDE (k = 6), m", greater_is_better=False)
+    suffixes = SUFFIXES
 
     @classmethod
     def read(cls, args: MotionDataArguments, split: str, with_targets: bool = True) -> HFDataset:
+        if (scenes := read_scenes(args, split, with_targets)) is not None:
+            return scenes.to_iterable_dataset() if args.streaming else scenes
         rows = load_rows(args, split)
         names = set(rows.column_names or ("positions", "timestamps", "target"))
         if missing := sorted({"positions", "timestamps", "target"} - names):
@@ -117,11 +78,18 @@ class MotionForecasting(Task):
         return rows
 
     @classmethod
+    def read_files(cls, args: MotionDataArguments, files: Sequence[str]) -> datasets.Dataset:
+        return datasets.Dataset.from_dict({"file": list(files)})
+
+    @classmethod
+    def config_fields(cls, args: MotionDataArguments, rows: HFDataset) -> dict[str, Any]:
+        return {} if args.num_future_steps is None else {"num_future_steps": args.num_future_steps}
+
+    @classmethod
     def build_processor(cls, args: MotionDataArguments, host: Mapping[str, Any], config: Any) -> MotionProcessor:
         names = ("preset", "heading", "num_history_steps", "agent_radius", "lane_radius", "max_agents", "max_lanes")
-        is_vectornet = config.model_type == "vectornet_with_llm_block"
         return MotionProcessor(
-            format="polylines" if is_vectornet else "agents_and_lanes",
+            format=FORMATS[config.model_type],
             num_future_steps=config.num_future_steps,
             **{name: getattr(args, name) for name in names},
         )
@@ -131,7 +99,25 @@ class MotionForecasting(Task):
         return MotionProcessor.from_pretrained(name_or_path)
 
     def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> SceneTransform:
-        return SceneTransform(self.processor, f"{self.args.dataset_name} [{split}]")
+        return SceneTransform(self.processor, f"{self.args.dataset_name} [{split}]", training)
+
+    def dataset(self, rows: HFDataset, split: str, training: bool = False, seed: int = 0) -> Any:
+        read, steps = "scene_id" in (rows.column_names or ()), self.processor.num_history_steps
+        future = self.processor.num_future_steps
+        if read and (self.args.num_history_steps, self.args.future_steps) != (steps, future):
+            raise ValueError(
+                f"{self.args.dataset_name} [{split}]: num_history_steps is {self.args.num_history_steps} and "
+                f"num_future_steps {self.args.future_steps}, but the model has {steps} and {future}. Set the first "
+                f"key to {steps} and the second one to {future}; host.num_future_steps is of no use here."
+            )
+        if self.args.streaming or "file" in (rows.column_names or ()):
+            return super().dataset(rows, split, training, seed)
+        return SceneDataset(rows, self.example_transform(rows, split, training, seed), numbered=not training)
+
+    def sampler(self, dataset: Any, batch_size: int, seed: int) -> SeededLengthGroupedSampler | None:
+        if self.args.streaming or not self.args.group_by_size:
+            return None
+        return SeededLengthGroupedSampler(scene_sizes(dataset.rows, self.processor.agent_radius), batch_size, seed)
 
     def collate(self, examples: list[Example]) -> Batch:
         batch = dict(self.processor.collate(examples, return_labels=True))
@@ -139,15 +125,19 @@ class MotionForecasting(Task):
             batch["row"] = torch.tensor([example["row"] for example in examples])
             frames = [[*example["frame"].center, example["frame"].angle] for example in examples]
             batch["frames"] = torch.tensor(frames, dtype=torch.float64)
+            for name in ("history", "times"):
+                batch[name] = torch.from_numpy(np.stack([example[name] for example in examples]))
         return batch
 
     def predict(self, model: Any, batch: Batch) -> list[Record]:
         """
         Return for each scene the `trajectories`, the most probable first, and their `scores`; and, if its future is
-        known, the `truth`, `None` where it is not, and the `loss`. All positions are in the scene's coordinates.
+        known, the `truth`, `None` where it is not, the forecasts of the `baselines`, and the `loss`. All positions are
+        in the scene's coordinates.
         """
         batch = dict(batch)
-        numbers, values = batch.pop("row").tolist(), batch.pop("frames").cpu().numpy()
+        numbers = batch.pop("row").tolist()
+        values, histories, times = (batch.pop(name).cpu().numpy() for name in ("frames", "history", "times"))
         frames = [Frame(value[:2], float(value[2])) for value in values]
         labels = batch["labels"].double().cpu().numpy()
         output = model(**batch)
@@ -156,12 +146,17 @@ class MotionForecasting(Task):
             outputs, frames, self.args.num_predictions, self.args.suppression_distance
         )
         records = []
-        for number, frame, of_scene, label in zip(numbers, frames, predictions, labels):
+        for number, frame, of_scene, label, history, seconds in zip(
+            numbers, frames, predictions, labels, histories, times
+        ):
             record: Record = {"row": number, **{name: array.tolist() for name, array in of_scene.items()}}
             known = np.isfinite(label).all(axis=-1)
             if known.any():
                 points = frame.to_scene(label).tolist()
                 record["truth"] = [point if is_known else None for point, is_known in zip(points, known)]
+                record["baselines"] = {
+                    name: points.tolist() for name, points in forecast_baselines(history, seconds, len(label)).items()
+                }
                 record["loss"] = float(output["loss"])
             records.append(record)
         return records
@@ -170,13 +165,34 @@ class MotionForecasting(Task):
         scored = [record for record in records if "truth" in record]
         if not scored:
             raise ValueError("No scene has a known future, so that there are no metrics: use `predict`.")
+        probabilities = [record["scores"] for record in scored]
+        errors = self.score(scored, [record["trajectories"] for record in scored], probabilities)
+        baselines = [
+            {"baseline": name, **self.score(scored, [record["baselines"][name] for record in scored])}
+            for name in BASELINES
+        ]
+        return {"loss": float(np.mean([record["loss"] for record in scored])), **errors, "baselines": baselines}
+
+    def score(self, records: list[Record], forecasts: list[Any], probabilities: Any = None) -> dict[str, float]:
         unknown = [np.nan, np.nan]
-        errors = TrajectoryErrors(keep_in_memory=True).compute(
-            predictions=[record["trajectories"] for record in scored],
-            references=[[point or unknown for point in record["truth"]] for record in scored],
-            probabilities=[record["scores"] for record in scored],
+        return TrajectoryErrors(keep_in_memory=True).compute(
+            predictions=forecasts,
+            references=[[point or unknown for point in record["truth"]] for record in records],
+            probabilities=probabilities,
             horizons=self.args.horizons or (),
             miss_threshold=self.args.miss_threshold,
             rule=self.args.metric_rule,
         )
-        return {"loss": float(np.mean([record["loss"] for record in scored])), **errors}
+
+    def plot(self, path: str | Path, rows: HFDataset, records: Sequence[Record], names: Sequence[str]) -> None:
+        """Write a picture of the scenes and their forecasts, or, as a `.gif` file, an animation of the first one."""
+        scenes = [rows[record["row"]] for record in records]
+        scenes = [read_scene_file(scene["file"]) if "file" in scene else scene for scene in scenes]
+        steps = self.processor.num_history_steps
+        if Path(path).suffix.lower() == ".gif":
+            animate_scene(path, scenes[0], records[0], steps, names[0])
+        else:
+            plot_scenes(path, scenes, records, steps, names)
+
+    def describe(self, record: Record) -> dict[str, Any]:
+        return {name: value for name, value in record.items() if name not in ("row", "baselines", "loss")}
