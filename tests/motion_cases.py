@@ -32,8 +32,8 @@ def scenes(batch: int) -> Tensors:
     }
 
 
-def traffic(num_agents: int, num_lanes: int) -> dict[str, Any]:
-    steps = np.arange(6.0)
+def traffic(num_agents: int, num_lanes: int, num_steps: int = 6) -> dict[str, Any]:
+    steps = np.arange(float(num_steps))
     return {
         "positions": np.stack([np.stack([steps + y, steps * y], axis=1) for y in range(num_agents)]),
         "timestamps": steps / 10,
@@ -211,6 +211,6 @@ FORECAST_MAE = ModelCase(
         for layer in model.forecast_mae.layers
     ],
     token_mask=lambda inputs: torch.cat([inputs["agent_mask"], inputs["lane_mask"]], dim=1),
-    processor=lambda: MotionProcessor(format="poses", num_history_steps=6, num_lane_points=6),
-    sample=lambda: traffic(3, 4),
+    processor=lambda: MotionProcessor(format="poses", num_history_steps=9, num_lane_points=6),
+    sample=lambda: [traffic(3, 4, num_steps=9)],
 )
