@@ -7,7 +7,7 @@ import re
 import datasets
 import pytest
 import torch
-from meter_cases import METER_QUESTIONS
+from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
 from paths import shared_dir
 from PIL import Image
 from tiny_runs import TINY_METER, write_color_images, write_llama, write_table, write_vqa
@@ -329,6 +329,36 @@ def test_tables_of_types_are_in_the_results(tmp_path):
         (row,) = results["question_types"]
         assert row["type"] == "what color" and row["questions"] == 4
         assert row["accuracy"] == results["metrics"]["eval_accuracy"] and results["answer_types"][0]["type"] == "other"
+
+
+def test_long_questions_are_errors_by_choice(tmp_path):
+    write_table(tmp_path / "train.csv", make_plain(tmp_path))
+    rows = read(tmp_path)
+    task = make_task(rows, truncation=False)
+    task.processor.max_length = 4
+    with pytest.raises(ValueError, match=r"1 of 1 texts have more than max_length=4 tokens.*Set max_length higher"):
+        task.dataset(rows, "train")[0]
+
+
+def test_unreadable_images_name_their_row(tmp_path):
+    write_table(tmp_path / "train.csv", make_plain(tmp_path))
+    rows = read(tmp_path)
+    (tmp_path / "green0.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"data \[train\], row 1 \(.*green0\.png\): the image cannot be decoded"):
+        make_task(rows).dataset(rows, "train")[1]
+
+
+def test_a_model_of_another_task(table, tmp_path):
+    """It starts with a new head, of which transformers warns; it is not asked questions."""
+    searching = METER_RETRIEVAL.model_class(MeterWithLLMBlockConfig(**METER_RETRIEVAL.fields))
+    searching.save_pretrained(tmp_path / "search")
+    METER_RETRIEVAL.processor().save_pretrained(tmp_path / "search")
+    _, info = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "search", output_loading_info=True)
+    assert {key.partition(".")[0] for key in info["missing_keys"]} == {"classifier"}
+    with pytest.raises(
+        ValueError, match="a key of the task visual-question-answering, and the task here is image-text"
+    ):
+        predict(str(tmp_path / "search"), str(table / "red0.png"), ["--question", "What?", "--use_cpu"])
 
 
 def test_submission_to_the_server(tmp_path, capsys):
