@@ -20,7 +20,7 @@ SIDE, CELL = 3, 10  # cells of an image along each side, pixels of a cell
 COLORS = ("blue", "green", "red")  # the channels
 OBJECTS = ("circle", "square", "triangle", *(f"{color} shape" for color in COLORS))
 STEPS = {"above": (-1, 0), "below": (1, 0), "left of": (0, -1), "right of": (0, 1)}
-SHARES = (0.2, 0.5, 0.3)  # of questions with no, one and two relations
+SHARES = (0.5, 0.35, 0.15)  # of questions with no, one and two relations
 
 Thing = tuple[str, str]  # a color and a kind
 

@@ -137,9 +137,8 @@ def test_two_steps(path, llm, tmp_path):
     assert 0 <= results["metrics"][f"eval_{TASKS[values['task']].main_metric.name}"] <= 1
 
 
-OF_THE_PAPER = [
-    path for path in RECIPES if path.parent.name != "quickstart" and path.stem not in ("tiny", "shapes", "rooms")
-]
+OUR_OWN = ("tiny", "shapes", "emoji", "rooms")
+OF_THE_PAPER = [path for path in RECIPES if path.parent.name != "quickstart" and path.stem not in OUR_OWN]
 
 
 @pytest.mark.parametrize("path", OF_THE_PAPER, ids=name)
