@@ -90,9 +90,11 @@ def predict(
     {'label': 'cat', 'score': 0.93}
     ```"""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    for name, file in (("output", output), ("submission", submission)):
+    for option, file in (("output", output), ("submission", submission)):
         if file is not None and not Path(file).absolute().parent.is_dir():
-            raise FileNotFoundError(f"{name} is {str(file)!r}, but there is no folder {Path(file).absolute().parent}.")
+            raise FileNotFoundError(
+                f"{option} is {str(file)!r}, but there is no folder {Path(file).absolute().parent}."
+            )
     recipe = read_evaluation_recipe(model_name_or_path, overrides, "predict", UNUSED_KEYS)
     task_class, split = TASKS[recipe.values["task"]], recipe.arguments(EvaluationArguments).split
     files: list[str] = []
@@ -143,10 +145,10 @@ def predict(
         write_text(output, "".join(to_json(record, ensure_ascii=False) + "\n" for record in found.records))
     if submission is not None:
         if found.failures:
-            name, cause = next(iter(found.failures.items()))
+            first, cause = next(iter(found.failures.items()))
             raise ValueError(
                 f"No submission is written: {len(found.failures):,} of {len(rows):,} questions have no answer, the "
-                f"first is {name}: {cause}"
+                f"first is {first}: {cause}"
             )
         if PartialState().is_main_process:
             write_text(submission, to_json(run.task.make_submission(found.records), ensure_ascii=False))
