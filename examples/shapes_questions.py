@@ -41,7 +41,7 @@ def find_things(image: np.ndarray) -> dict[tuple[int, int], Thing]:
     for row in range(SIDE):
         for column in range(SIDE):
             cell = image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-            mask = cell.any(axis=-1)
+            mask: np.ndarray = np.any(cell, axis=-1)
             if mask.any():
                 mask = mask[mask.any(axis=1)][:, mask.any(axis=0)]
                 widths = mask.sum(axis=1)
@@ -110,13 +110,13 @@ def make_questions(folder: Path, output: Path, number: int, seed: int) -> int:
             count += 1
     by_relations = list_questions({*published["val"][1], *published["test"][1]})
     rng = np.random.default_rng(seed)
-    images = np.stack([mix_cells(published["train.small"][0], rng) for _ in range(number)])
+    new_images = np.stack([mix_cells(published["train.small"][0], rng) for _ in range(number)])
     drawn = [by_relations[relations] for relations in rng.choice(len(SHARES), size=number, p=SHARES)]
-    questions = [of_form[rng.integers(len(of_form))] for of_form in drawn]
-    answers = [str(answer(question, find_things(image))).lower() for image, question in zip(images, questions)]
+    asked = [of_form[rng.integers(len(of_form))] for of_form in drawn]
+    outputs = [str(answer(question, find_things(image))).lower() for image, question in zip(new_images, asked)]
     output.mkdir(parents=True)
-    np.save(output / "train.new.input.npy", images)
-    for suffix, lines in (("query_str.txt", questions), ("output", answers)):
+    np.save(output / "train.new.input.npy", new_images)
+    for suffix, lines in (("query_str.txt", asked), ("output", outputs)):
         (output / f"train.new.{suffix}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for split in ("val", "test"):
         for suffix in ("input.npy", "query_str.txt", "output"):
