@@ -162,7 +162,7 @@ OF_THE_PAPER = [
     path
     for path in RECIPES
     if path.parent.name != "quickstart"
-    and not path.stem.endswith(("tiny", "shapes", "rooms", "_eth_ucy", "_argoverse2", "_argoverse2_log"))
+    and not path.stem.endswith(("tiny", "shapes", "emoji", "rooms", "_eth_ucy", "_argoverse2", "_argoverse2_log"))
 ]
 
 

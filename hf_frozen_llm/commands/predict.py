@@ -58,6 +58,7 @@ def predict(
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
     plot: str | Path | None = None,
+    submission: str | Path | None = None,
 ) -> Predictions:
     """
     Predict with a saved model.
@@ -75,12 +76,15 @@ def predict(
         plot (`str` or `Path`, *optional*):
             File for a picture of the first 24 predictions, such as `.png`, `.svg` or, animated, `.gif`; of scenes of
             traffic.
+        submission (`str` or `Path`, *optional*):
+            File for the answers to questions about images, in the format of the server of VQA; it is written only if
+            all questions of the split have an answer.
 
     Returns:
         [`Predictions`]: the records, and the inputs that could not be read.
 
     Raises:
-        `ValueError`: if there are no inputs of the model's kind.
+        `ValueError`: if there are no inputs of the model's kind, or if a submission cannot be made of them.
         `OSError`: if an input, or the model, does not exist.
 
     Example:
@@ -92,7 +96,7 @@ def predict(
     {'label': 'cat', 'score': 0.93}
     ```"""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    for option, path in (("output", output), ("plot", plot)):
+    for option, path in (("output", output), ("plot", plot), ("submission", submission)):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise FileNotFoundError(
                 f"{option} is {str(path)!r}, but there is no folder {Path(path).absolute().parent}."
@@ -116,6 +120,8 @@ def predict(
         )
     else:
         rows = task_class.read(recipe.arguments(task_class.arguments), split, with_targets=False)
+    if submission is not None:
+        task_class.check_submission(rows)
 
     with tempfile.TemporaryDirectory() as output_dir, progress_bars(recipe.values.get("disable_tqdm")):
         run = load_run(model_name_or_path, recipe, output_dir)
@@ -147,6 +153,15 @@ def predict(
     found.records = run.task.arrange(found.records)
     if output is not None and PartialState().is_main_process:
         write_text(output, "".join(to_json(record, ensure_ascii=False) + "\n" for record in found.records))
+    if submission is not None:
+        if found.failures:
+            first, cause = next(iter(found.failures.items()))
+            raise ValueError(
+                f"No submission is written: {len(found.failures):,} of {len(rows):,} questions have no answer, the "
+                f"first is {first}: {cause}"
+            )
+        if PartialState().is_main_process:
+            write_text(submission, to_json(run.task.make_submission(found.records), ensure_ascii=False))
     return found
 
 

@@ -97,6 +97,24 @@ def test_bad_rows(change, message, tmp_path):
         read(tmp_path)
 
 
+def test_empty_captions_of_a_column(tmp_path):
+    rows = [{"image": file, "caption": ""} for file, _ in write_color_images(tmp_path)]
+    rows[0]["caption"] = "a cat"
+    write_table(tmp_path / "train.csv", rows)
+    with pytest.raises(ValueError, match=r"row 1: the caption is empty \(3 of 4 are\)\. Remove these rows"):
+        read(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*texts have more than max_length")
+def test_unreadable_images_name_their_row(rows, tmp_path):
+    (tmp_path / "green0.png").write_text("no image")
+    task = make_task(num_false_texts=1)
+    for training in (True, False):
+        dataset = task.dataset(rows, "train", training=training)
+        with pytest.raises(ValueError, match=r"data \[train\], row 2 \(.*\.png\): the image cannot be decoded"):
+            [dataset[number] for number in range(len(dataset))]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
