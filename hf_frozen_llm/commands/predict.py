@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from accelerate import PartialState
 
 from hf_frozen_llm.data.datasets import Example, ExampleTransform, Row
 from hf_frozen_llm.tasks import TASKS, Task
-from hf_frozen_llm.tasks.task import Batch, Record
+from hf_frozen_llm.tasks.task import Batch, Predict, Record
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.evaluate import read_evaluation_recipe
 from hf_frozen_llm.training.progress import progress_bars
@@ -118,7 +119,7 @@ def predict(
         dataset.transform = ReadableRows(dataset.transform)
         trainer = run.trainer()
         trainer.data_collator = CollateReadable(run.task.collate)
-        records = trainer.predict_records(dataset, lambda model, batch: predict_readable(run.task, model, batch))
+        records = trainer.predict_records(dataset, lambda predict: partial(predict_readable, predict))
 
     found = Predictions([], failures, run.task.num_shown)
     location = f"{run.settings.data_args.dataset_name} [{split or FILES[1]}], row "
@@ -215,9 +216,9 @@ class CollateReadable:
         return {**(self.collate(readable) if readable else {}), "failures": failures}
 
 
-def predict_readable(task: Task, model: Any, batch: Batch) -> list[Record]:
+def predict_readable(predict_batch: Predict, batch: Batch) -> list[Record]:
     readable = {name: values for name, values in batch.items() if name != "failures"}
-    return [*(task.predict(model, readable) if readable else []), *batch["failures"]]
+    return [*(predict_batch(readable) if readable else []), *batch["failures"]]
 
 
 def print_predictions(predictions: Predictions, output: str | Path | None = None) -> None:

@@ -148,6 +148,13 @@ class Task(ABC):
         """Return the metrics of a data set that [`Task.dataset`] made. A ranking over a gallery overrides this."""
         return self.metrics(loop(lambda batch: self.predict(model, batch)), dataset.rows)
 
+    def predict_rows(self, model: Any, dataset: Any, loop: EvaluationLoop) -> list[Record]:
+        """
+        Return the records of rows without targets, in any order; those of rows that cannot be read have an `error`
+        instead of a prediction. A search in a gallery overrides this.
+        """
+        return loop(lambda batch: self.predict(model, batch), dataset)
+
     def describe(self, record: Record) -> dict[str, Any]:
         """Describe a record in words. A list of `label` and `score`, the best first, is called `predictions`."""
         return {name: value for name, value in record.items() if name != "row"}
