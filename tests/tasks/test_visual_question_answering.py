@@ -331,6 +331,50 @@ def test_tables_of_types_are_in_the_results(tmp_path):
         assert row["accuracy"] == results["metrics"]["eval_accuracy"] and results["answer_types"][0]["type"] == "other"
 
 
+def test_submission_to_the_server(tmp_path, capsys):
+    recipe, folder, file = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "answers.json"
+    recipe.write_text(RECIPE)
+    data = write_vqa(tmp_path / "vqa", {"train2014": 8, "test2015": 5})
+    flags = ["--train_split", "train2014", "--output_dir", str(folder), "--llm_block", "null"]
+    main(["train", str(recipe), *TINY_METER, "--dataset_name", data, *flags])
+    split = ["--dataset_name", data, "--split", "test2015", "--use_cpu"]
+    capsys.readouterr()
+    main(["predict", str(folder), *split, "--submission", str(file)])
+    assert f"5 predictions are in {file}." in capsys.readouterr().out
+    best = [(r["question_id"], r["predictions"][0]["label"]) for r in predict(str(folder), (), split).records]
+    assert json.loads(file.read_text()) == [{"question_id": number, "answer": answer} for number, answer in best]
+    assert [number for number, _ in best] == [0, 10, 20, 30, 40]
+
+    file.unlink()
+    (tmp_path / "vqa" / "test2015" / "COCO_test2015_000000000003.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"1 of 5 questions have no answer, the first is row 3: .*cannot be decoded"):
+        predict(str(folder), (), split, submission=file)
+    with pytest.raises(FileNotFoundError, match=r"submission is 'nowhere/a\.json', but there is no folder"):
+        predict(str(folder), (), split, submission="nowhere/a.json")
+    image = str(tmp_path / "vqa" / "test2015" / "COCO_test2015_000000000000.jpg")
+    with pytest.raises(ValueError, match="there is no column question_id"):
+        predict(str(folder), image, ["--question", "What?", "--use_cpu"], submission=file)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 2, 1], r"question_id 1 belongs to 2 questions \(1 ids occur more than once\)"),
+        (["1", "01", "2"], "question_id 1 belongs to 2 questions"),
+        (["1", None, ""], r"row 1: question_id is None \(2 of 3 are no whole numbers\)"),
+    ],
+)
+def test_ids_of_a_submission(ids, message):
+    with pytest.raises(ValueError, match=message):
+        TASK.check_submission(datasets.Dataset.from_dict({"question_id": ids}))
+
+
+def test_other_tasks_have_no_submission():
+    with pytest.raises(ValueError, match="image-text-retrieval has no server that takes predictions"):
+        TASKS["image-text-retrieval"].check_submission(datasets.Dataset.from_dict({"question_id": [1]}))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

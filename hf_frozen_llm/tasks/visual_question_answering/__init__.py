@@ -210,6 +210,26 @@ class VisualQuestionAnswering(Task):
         return datasets.Dataset.from_dict({"image": list(files), "question": [args.question] * len(files)}, features)
 
     @classmethod
+    def check_submission(cls, rows: HFDataset) -> None:
+        if "question_id" not in rows.column_names:
+            raise ValueError(
+                "A submission names each question by its question_id, but there is no column question_id. Give a "
+                "split with one, such as those of VQAv2."
+            )
+        ids = rows["question_id"][:]
+        if bad := [row for row, value in enumerate(ids) if not str(value).isdecimal()]:
+            raise ValueError(
+                f"row {bad[0]}: question_id is {ids[bad[0]]!r} ({len(bad):,} of {len(ids):,} are no whole numbers). "
+                "A submission needs the numbers of the server."
+            )
+        repeated = [(value, count) for value, count in Counter(map(int, ids)).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"question_id {repeated[0][0]} belongs to {repeated[0][1]} questions ({len(repeated):,} ids occur "
+                "more than once). A submission answers each question once."
+            )
+
+    @classmethod
     def config_fields(cls, args: QuestionArguments, rows: HFDataset) -> dict[str, Any]:
         if any(len(answers) >= MIN_ANSWERS for answers in rows["answers"]):
             names = list_answers(rows["answer"], args.min_answer_count)
@@ -303,6 +323,13 @@ class VisualQuestionAnswering(Task):
         known = {name: row[name] for name in ("question_id", "question") if name in row}
         pairs = zip(record["answers"], record["scores"])
         return {**known, "predictions": [{"label": names[label], "score": score} for label, score in pairs]}
+
+    def make_submission(self, predictions: list[Record]) -> list[dict[str, Any]]:
+        """Return the `question_id` and the best `answer` of each question."""
+        return [
+            {"question_id": int(found["question_id"]), "answer": found["predictions"][0]["label"]}
+            for found in predictions
+        ]
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
         processor = self.processor.image_processor
