@@ -85,13 +85,14 @@ def evaluate(
 @app.command(
     cls=EvaluationCommand,
     context_settings=KEYS,
-    options_metavar="[INPUT]... [--output FILE.jsonl] [--submission FILE.json] [--KEY VALUE]...",
+    options_metavar="[INPUT]... [--output FILE.jsonl] [--submission FILE.json] [--figure PNG] [--KEY VALUE]...",
 )
 def predict(
     context: typer.Context,
     model: str = typer.Argument(help="Folder or Hub id of the model."),
     output: str | None = typer.Option(None, "--output", "--output-file", help="JSON lines instead of a table."),
     submission: str | None = typer.Option(None, "--submission", help="Answers as the server of VQA takes them."),
+    figure: str | None = typer.Option(None, "--figure", help="Picture of the images with their predictions."),
 ) -> None:
     """
     Predict with a saved MODEL on files, or on a split without labels.
@@ -104,7 +105,7 @@ def predict(
 
     words = key_flags(context)
     count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-    predictions = predict(model, words[:count], words[count:], output, submission)
+    predictions = predict(model, words[:count], words[count:], output, submission, figure)
     print_predictions(predictions, output or submission)
     end_distributed()
     if predictions.failures:

@@ -332,6 +332,7 @@ def prepare_pairs(hub: HubServer, folder: Path) -> None:
 def check_pairs(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
     records = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert len(records) == 6 and {answer["label"] for answer in records[0]["predictions"]} == {"yes", "no"}
+    assert all(Path(name).is_file() for name in ("found.png", "answers.png"))
     (answering, printed), (searching, _), (embedding, _) = after[1:]
     assert printed.split()[0] in ("yes", "no") and searching["scores"].shape == (2,)
     assert answering["trained"].config.id2label == {0: "yes", 1: "no"}

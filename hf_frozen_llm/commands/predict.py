@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from datasets import Dataset
 
 from hf_frozen_llm.data.datasets import Example, ExampleTransform, Row
+from hf_frozen_llm.data.images import decode_image, to_rgb
+from hf_frozen_llm.plotting import plot_predictions
 from hf_frozen_llm.tasks import TASKS, Task
 from hf_frozen_llm.tasks.task import Batch, Predict, Record
 from hf_frozen_llm.training.arguments import EvaluationArguments
@@ -28,6 +31,7 @@ UNUSED_KEYS = {"eval_split", "max_eval_samples", "label_column", "class_names", 
 SPLIT_KEYS = {"dataset_name", "dataset_config_name", "dataset_revision", "split", "streaming"}
 # Replaces `dataset_name` and the split in errors about files.
 FILES = ("INPUT", "files")
+MAX_DRAWN = 24
 
 
 @dataclass
@@ -57,6 +61,7 @@ def predict(
     overrides: Sequence[str] = (),
     output: str | Path | None = None,
     submission: str | Path | None = None,
+    figure: str | Path | None = None,
 ) -> Predictions:
     """
     Predict with a saved model.
@@ -74,6 +79,9 @@ def predict(
         submission (`str` or `Path`, *optional*):
             File for the answers to questions about images, in the format of the server of VQA; it is written only if
             all questions of the split have an answer.
+        figure (`str` or `Path`, *optional*):
+            File for a picture of the first 24 images with their predictions, in the format of its suffix; it needs the
+            extra `plot`.
 
     Returns:
         [`Predictions`]: the records, and the inputs that could not be read.
@@ -91,9 +99,11 @@ def predict(
     {'label': 'cat', 'score': 0.93}
     ```"""
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    for name, file in (("output", output), ("submission", submission)):
+    for option, file in (("output", output), ("submission", submission), ("figure", figure)):
         if file is not None and not Path(file).absolute().parent.is_dir():
-            raise FileNotFoundError(f"{name} is {str(file)!r}, but there is no folder {Path(file).absolute().parent}.")
+            raise FileNotFoundError(
+                f"{option} is {str(file)!r}, but there is no folder {Path(file).absolute().parent}."
+            )
     recipe = read_evaluation_recipe(model_name_or_path, overrides, "predict", UNUSED_KEYS)
     task_class, split = TASKS[recipe.values["task"]], recipe.arguments(EvaluationArguments).split
     files: list[str] = []
@@ -115,6 +125,8 @@ def predict(
         rows = task_class.read(recipe.arguments(task_class.arguments), split, with_targets=False)
     if submission is not None:
         task_class.check_submission(rows)
+    if figure is not None and not ("image" in (rows.column_names or ()) and isinstance(rows, Dataset)):
+        raise ValueError("figure needs a column of images, called `image`, that is not streamed. Remove figure.")
 
     with tempfile.TemporaryDirectory() as output_dir, progress_bars(recipe.values.get("disable_tqdm")):
         run = load_run(model_name_or_path, recipe, output_dir)
@@ -142,16 +154,35 @@ def predict(
     found.records = run.task.arrange(found.records)
     if output is not None and PartialState().is_main_process:
         write_text(output, "".join(to_json(record, ensure_ascii=False) + "\n" for record in found.records))
+    if figure is not None and PartialState().is_main_process:
+        draw_predictions(figure, found.records, rows, files)
     if submission is not None:
         if found.failures:
-            name, cause = next(iter(found.failures.items()))
+            failed, cause = next(iter(found.failures.items()))
             raise ValueError(
                 f"No submission is written: {len(found.failures):,} of {len(rows):,} questions have no answer, the "
-                f"first is {name}: {cause}"
+                f"first is {failed}: {cause}"
             )
         if PartialState().is_main_process:
             write_text(submission, to_json(run.task.make_submission(found.records), ensure_ascii=False))
     return found
+
+
+def draw_predictions(path: str | Path, records: list[dict[str, Any]], rows: Dataset, files: list[str]) -> None:
+    """Write a picture of the first images with their predictions, under the question or the name of each."""
+    shown = [record for record in records if record.get("predictions")][:MAX_DRAWN]
+    if not shown:
+        raise ValueError("There is nothing to draw: no image has a prediction with a label.")
+    numbers = [files.index(record["file"]) if files else record["row"] for record in shown]
+    images = [
+        to_rgb(decode_image(rows[number]["image"], f"row {number}")[0], None, f"row {number}") for number in numbers
+    ]
+    labels = {found["label"] for record in shown for found in record["predictions"]}
+    is_search = len(labels) == 1 and len(shown) > 1
+    names = [Path(record["file"]).name if files else f"row {record['row']}" for record in shown]
+    headings = [f"{place}. {name}" if is_search else name for place, name in enumerate(names, start=1)]
+    headings = [record.get("question", heading) for record, heading in zip(shown, headings)]
+    plot_predictions(path, images, headings, [r["predictions"][:5] for r in shown], labels.pop() if is_search else "")
 
 
 def find_files(

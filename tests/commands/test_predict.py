@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as DatasetImage
 from PIL import Image
 from tiny_runs import (
     CLASSES,
@@ -23,7 +25,9 @@ from tiny_runs import (
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, pipeline
 
 from hf_frozen_llm.cli import main
-from hf_frozen_llm.commands.predict import Predictions, predict, print_predictions
+from hf_frozen_llm.commands import predict as predict_module
+from hf_frozen_llm.commands.predict import Predictions, draw_predictions, predict, print_predictions
+from hf_frozen_llm.plotting import plot_predictions
 
 
 CPU = ["--use_cpu", "true"]
@@ -287,3 +291,48 @@ def test_models_that_are_refused(finished_run, pictures, tmp_path, video_run):
         predict(str(tmp_path / "nowhere"), pictures, CPU)
     with pytest.raises(ValueError, match=r"a model for video-classification, which takes .avi"):
         predict(str(video_run / "run"), pictures / "ant" / "0.png", CPU)
+
+
+# Figures
+
+
+@pytest.mark.parametrize("files", [[], ["a.png", "b.png", "c.png"]])
+def test_a_figure_names_questions_files_and_places(files, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(predict_module, "plot_predictions", lambda *args: drawn.append(args))
+    encoded = []
+    for color in ("red", "lime", "blue"):
+        Image.new("RGBA", (3, 2), color).save(tmp_path / "image.png")
+        encoded.append({"bytes": (tmp_path / "image.png").read_bytes(), "path": None})
+    rows = Dataset.from_dict({"image": encoded}, Features({"image": DatasetImage(decode=False)}))
+    name = [{"file": file} for file in files] or [{"row": row} for row in range(3)]
+    several = [{"label": label, "score": score} for label, score in zip("abcdef", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4))]
+    answered = {**name[1], "question": "is it green?", "predictions": several}
+    draw_predictions(
+        "x.png", [answered, {**name[2], "predictions": several}, {**name[0], "predictions": []}], rows, files
+    )
+    draw_predictions("x.png", [{**part, "predictions": several[:1]} for part in (name[2], name[0])], rows, files)
+    (path, images, headings, predictions, title), search = drawn
+    assert path == "x.png" and [image.getpixel((0, 0)) for image in images] == [(0, 255, 0), (0, 0, 255)]
+    assert headings == ["is it green?", "c.png" if files else "row 2"] and title == ""
+    assert predictions == [several[:5]] * 2
+    assert search[2] == (["1. c.png", "2. a.png"] if files else ["1. row 2", "2. row 0"]) and search[4] == "a"
+    with pytest.raises(ValueError, match="There is nothing to draw"):
+        draw_predictions("x.png", [{**name[0], "predictions": []}, {**name[1], "x": 1}], rows, files)
+
+
+def test_a_figure_shows_every_image_and_score(tmp_path):
+    images = [Image.new("RGB", (20 + 30 * number, 30), (40 * number, 0, 0)) for number in range(5)]
+    predictions = [[{"label": "a very long label of many words", "score": 0.5 / (k + 1)} for k in range(3)]] * 5
+    plot_predictions(tmp_path / "x.svg", images, [f"question {n}" for n in range(5)], predictions, "what was searched")
+    text = (tmp_path / "x.svg").read_text()
+    assert text.count("<image") == 5
+    for shown in ("question 4", "what was searched", "50.0 %", "16.7 %", "a very long label of …"):
+        assert f"<!-- {shown} -->" in text, shown
+
+
+def test_a_figure_needs_images(point_run, tmp_path):
+    with pytest.raises(ValueError, match="figure needs a column of images"):
+        predict(str(point_run / "run"), (), [*CPU, "--split", "test"], figure=tmp_path / "x.png")
+    with pytest.raises(FileNotFoundError, match=r"figure is .*, but there is no folder"):
+        predict(str(point_run / "run"), (), [*CPU, "--split", "test"], figure=tmp_path / "no" / "x.png")

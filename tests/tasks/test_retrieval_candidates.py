@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from meter_cases import METER_EMBEDDINGS, METER_RETRIEVAL
+from PIL import Image
 from tiny_runs import TINY_METER, write_karpathy
 from transformers.utils import ModelOutput
 
@@ -253,7 +254,13 @@ def test_from_training_to_search(tmp_path):
     main(["train", str(recipe), *TINY_METER, *flags, "--output_dir", str(folder)])
     images = tmp_path / "images"
     (images / "broken.png").write_bytes(b"no image")
-    found = predict(str(folder), str(images), ["--texts", "a red picture", "--candidates", "2", "--use_cpu"])
+    found = predict(
+        str(folder),
+        str(images),
+        ["--texts", "a red picture", "--candidates", "2", "--use_cpu"],
+        figure=tmp_path / "found.png",
+    )
+    assert Image.open(tmp_path / "found.png").width == 750, "two images side by side"
     scores = [record["predictions"][0]["score"] for record in found.records]
     assert len(found.records) == 2 and scores == sorted(scores, reverse=True) and len(found.failures) == 1
     everything = predict(str(folder), str(images), ["--texts", "a red picture", "--candidates", "99", "--use_cpu"])

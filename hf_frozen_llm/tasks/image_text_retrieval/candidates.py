@@ -79,10 +79,9 @@ class Candidates:
             texts (`numpy.ndarray` of shape `(captions, projection_dim)`): the embeddings of the captions.
             device (`torch.device`): device of the search.
         """
-        table = np.empty(self.images.size, dtype=np.float32)
+        table = np.empty(self.images.shape, dtype=np.float32)
         for record in records:
-            table[record["places"]] = record["scores"]
-        table = table.reshape(self.images.shape)
+            table.flat[record["places"]] = record["scores"]
         owners = self.owners[:, None]
         is_own = self.images == owners
         own = np.where(is_own, table, -np.inf).max(axis=1)[:, None]

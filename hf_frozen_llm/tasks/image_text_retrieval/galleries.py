@@ -88,10 +88,10 @@ def count_better_images(records: Sequence[Record], num_captions: int) -> np.ndar
     return counts
 
 
-def rank_texts(batch: Batch, numbers: Sequence[np.ndarray], score: Score) -> list[Record]:
-    """Return for each image the order of those texts whose numbers are given."""
+def rank_texts(batch: Batch, numbers: np.ndarray, score: Score) -> list[Record]:
+    """Return for each image the order of its texts, whose `numbers` are a row `(images, texts)`."""
     records = []
-    for index, (row, of_image) in enumerate(zip(batch["row"].tolist(), map(np.sort, numbers))):
+    for index, (row, of_image) in enumerate(zip(batch["row"].tolist(), np.sort(numbers, axis=1))):
         image = {"pixel_values": batch["pixel_values"][index : index + 1]}
         records.append(order_texts(row, of_image, score(image, of_image.tolist())[0]))
     return records
