@@ -98,6 +98,13 @@ class MeterWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
             inputs["labels"] = torch.tensor([[1, 0, 0]])
         return inputs
 
+    def _image_features_get_expected_num_attentions(self, model_tester=None):
+        """Upstream counts the layers of the model tester, here those of the fusion."""
+        return self.case.fields["vision_config"]["num_hidden_layers"]
+
+    def _text_features_get_expected_num_attentions(self, model_tester=None):
+        return self.case.fields["text_config"]["num_hidden_layers"]
+
 
 class MotionForecastingSuite(ModelCaseSuite):
     skipped = {**ModelCaseSuite.skipped, **NO_CONVERSION}
