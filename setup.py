@@ -87,6 +87,7 @@ setup(
         "pyarrow>=15",
         "PyYAML>=6",
         "safetensors>=0.5",
+        "tokenizers>=0.21",
         "torch>=2.5",
         "transformers>=5.17,<6",
         "typer>=0.12",
