@@ -260,3 +260,57 @@ def describe_variant(variant: str, runs: pd.DataFrame | None) -> str:
     first = runs.iloc[0]
     trained = first["trainable_parameters"] / 1e6
     return f"{name}\n{trained:.2f} M trained, {first['forward_mflop']:,.0f} MFLOP"
+
+
+def plot_predictions(
+    path: str | Path,
+    images: Sequence[Image.Image],
+    headings: Sequence[str],
+    predictions: Sequence[Sequence[dict[str, Any]]],
+    title: str = "",
+    columns: int = 4,
+) -> None:
+    """
+    Write a grid of images, each with its predictions below: a bar for each score, the best first.
+
+    Args:
+        path (`str` or `Path`):
+            The file to write, in the format of its suffix.
+        images (`Sequence[Image.Image]`):
+            The images.
+        headings (`Sequence[str]`):
+            The text above each image, such as a question.
+        predictions (`Sequence[Sequence[dict]]`):
+            For each image, its predictions: `label` and `score`, between 0 and 1.
+        title (`str`, *optional*, defaults to `""`):
+            The title above the grid, such as what was searched.
+        columns (`int`, *optional*, defaults to 4):
+            Images in a row.
+    """
+    lines = [textwrap.wrap(textwrap.shorten(heading, 84, placeholder=" …"), 30) for heading in headings]
+    columns, bars = min(columns, len(images)), max(map(len, predictions))
+    # In inches: every cell is a heading, a square image, and a bar for each prediction.
+    cell, side, line, margin = 2.5, 2.1, 0.2, 0.12
+    above, header = line * max(map(len, lines)) + margin, 0.55 if title else margin
+    cell_height = above + side + 0.05 + 0.24 * bars + margin
+    width, height = columns * cell, header + -(-len(images) // columns) * cell_height
+    figure = new_figure(width, height)
+    figure.text(0.5, 1 - 0.3 / height, title, fontsize=13, ha="center", va="center")
+    for i, (image, heading, of_image) in enumerate(zip(images, lines, predictions)):
+        row, column = divmod(i, columns)
+        left, top = column * cell + (cell - side) / 2, height - header - row * cell_height - above
+        figure.text((left + side / 2) / width, (top + 0.05) / height, "\n".join(heading), fontsize=9.5, ha="center")
+        axis = figure.add_axes((left / width, (top - side) / height, side / width, side / height))
+        axis.set_axis_off()
+        axis.set_anchor("N")
+        axis.imshow(image, interpolation="nearest" if max(image.size) < 100 else None)
+        bottom, room = top - side - 0.05 - 0.24 * len(of_image), 0.24 * len(of_image)
+        axis = figure.add_axes((left / width, bottom / height, side / width, room / height))
+        axis.set(xlim=(0, 1), ylim=(len(of_image) - 0.5, -0.5))
+        axis.set_axis_off()
+        axis.barh(range(len(of_image)), [best["score"] for best in of_image], 0.86, color=COLORS[0], alpha=0.35)
+        for place, best in enumerate(of_image):
+            label = textwrap.shorten(str(best["label"]), 25, placeholder=" …")
+            axis.text(0.02, place, label, fontsize=8.5, va="center")
+            axis.text(0.98, place, f"{100 * best['score']:.1f} %", fontsize=8.5, ha="right", va="center")
+    figure.savefig(path)

@@ -48,13 +48,19 @@ class MeterWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             Number of token types: texts and images. (METER's NLVR2 has a third one, of second images.)
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights outside the two encoders.
+        contrastive_loss_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the contrastive loss of images and texts that are encoded separately, in the model for
+            image-text retrieval. At 0 the model has no such embeddings, as METER; otherwise a search can find its
+            candidates by them.
+        projection_dim (`int`, *optional*, defaults to 256):
+            Width of these embeddings.
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block on the image tokens, after the fusion. `None` is the plain METER, the baseline of every
             comparison.
 
     Raises:
-        `ValueError`: for an encoder of another kind, if `llm_block.position` is not -1, or if `hidden_size` is not a
-            multiple of `num_attention_heads`.
+        `ValueError`: for an encoder of another kind, if `llm_block.position` is not -1, if `hidden_size` is not a
+            multiple of `num_attention_heads`, or if `contrastive_loss_weight` is negative.
 
     Example:
 
@@ -83,6 +89,8 @@ class MeterWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     layer_norm_eps: float = 1e-12
     type_vocab_size: int = 2
     initializer_range: float = 0.02
+    contrastive_loss_weight: float = 0.0
+    projection_dim: int = 256
     llm_block: LLMBlockConfig | dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -145,6 +153,11 @@ class MeterWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
                 f"({self.num_attention_heads})."
+            )
+        if self.contrastive_loss_weight < 0 or self.projection_dim < 1:
+            raise ValueError(
+                f"contrastive_loss_weight is {self.contrastive_loss_weight} and projection_dim {self.projection_dim}; "
+                "the weight must be at least 0, and the width at least 1."
             )
 
 

@@ -146,20 +146,33 @@ class MeterModel(PreTrainedModel):
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Encode texts, `(batch, text tokens, hidden_size)`."""
-        hidden_states = self.text_model(input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
-        text_type = self.token_type_embeddings(input_ids.new_zeros(1, 1))
-        return self.cross_modal_text_transform(hidden_states) + text_type
+        return self.project_text(self.run_text_model(input_ids, attention_mask).last_hidden_state)
 
     def encode_image(self, pixel_values: torch.Tensor, image_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode images, `(batch, image tokens, hidden_size)`. CLIP's final norm is applied to every token."""
+        """Encode images, `(batch, image tokens, hidden_size)`."""
+        return self.project_image(self.run_vision_model(pixel_values, image_mask).last_hidden_state)
+
+    def run_text_model(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any) -> Any:
+        return self.text_model(input_ids, attention_mask=attention_mask, **{**kwargs, "return_dict": True})
+
+    def run_vision_model(self, pixel_values: torch.Tensor, image_mask: torch.Tensor | None, **kwargs: Any) -> Any:
+        """Return the output of CLIP, whose final norm is applied to every token."""
         vision_model, mask = self.vision_model, None
         if image_mask is not None:
             dtype = vision_model.post_layernorm.weight.dtype
             tokens = torch.empty(*image_mask.shape, 1, dtype=dtype, device=pixel_values.device)
             mask = create_bidirectional_mask(vision_model.config, inputs_embeds=tokens, attention_mask=image_mask)
-        hidden_states = vision_model(pixel_values, attention_mask=mask, return_dict=True).last_hidden_state
-        image_type = self.token_type_embeddings(torch.ones(1, 1, dtype=torch.long, device=hidden_states.device))
-        return self.cross_modal_image_transform(vision_model.post_layernorm(hidden_states)) + image_type
+        outputs = vision_model(pixel_values, attention_mask=mask, **{**kwargs, "return_dict": True})
+        outputs.last_hidden_state = vision_model.post_layernorm(outputs.last_hidden_state)
+        return outputs
+
+    def project_text(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        text_type = torch.zeros(1, 1, dtype=torch.long, device=hidden_states.device)
+        return self.cross_modal_text_transform(hidden_states) + self.token_type_embeddings(text_type)
+
+    def project_image(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        image_type = torch.ones(1, 1, dtype=torch.long, device=hidden_states.device)
+        return self.cross_modal_image_transform(hidden_states) + self.token_type_embeddings(image_type)
 
     def image_token_mask(self, pixel_mask: torch.Tensor) -> torch.Tensor:
         """Return the mask of the image tokens: a patch is padding if none of its pixels is one of the image."""
@@ -207,12 +220,14 @@ class MeterModel(PreTrainedModel):
         pixel_mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the images and the texts if they, and their masks, have shapes that fit."""
+        pixel_values = self.check_images(pixel_values, pixel_mask)
+        images = pixel_values.shape[0]  # `len` would be a constant in an exported model
+        return pixel_values, self.check_texts(input_ids, attention_mask, images)
+
+    def check_images(self, pixel_values: torch.Tensor | None, pixel_mask: torch.Tensor | None) -> torch.Tensor:
         vision_config = cast(CLIPVisionConfig, self.config.vision_config)
-        text_config = cast(RobertaConfig, self.config.text_config)
         if pixel_values is None:
             raise ValueError("You have to specify pixel_values")
-        if input_ids is None:
-            raise ValueError("You have to specify input_ids")
         expected = (vision_config.num_channels, vision_config.image_size, vision_config.image_size)
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
@@ -220,7 +235,17 @@ class MeterModel(PreTrainedModel):
                 f"= (batch, {', '.join(map(str, expected))}), by num_channels and image_size of vision_config. Use "
                 "the model's processor."
             )
-        images = pixel_values.shape[0]  # `len` would be a constant in an exported model
+        shape = (pixel_values.shape[0], *expected[1:])
+        if pixel_mask is not None and pixel_mask.shape != shape:
+            raise ValueError(f"pixel_mask has the shape {tuple(pixel_mask.shape)}; it must be {tuple(shape)}.")
+        return pixel_values
+
+    def check_texts(
+        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, images: int = 1
+    ) -> torch.Tensor:
+        text_config = cast(RobertaConfig, self.config.text_config)
+        if input_ids is None:
+            raise ValueError("You have to specify input_ids")
         if input_ids.ndim != 2 or input_ids.shape[0] % images:
             raise ValueError(
                 f"input_ids has the shape {tuple(input_ids.shape)}; it must be (batch, text tokens), with a text, or "
@@ -232,13 +257,11 @@ class MeterModel(PreTrainedModel):
                 f"input_ids has {input_ids.shape[1]} tokens; text_config.max_position_embeddings allows {longest}. "
                 "Truncate the texts: processor(…, truncation=True, max_length=…)."
             )
-        for name, mask, shape in (
-            ("attention_mask", attention_mask, input_ids.shape),
-            ("pixel_mask", pixel_mask, (images, *expected[1:])),
-        ):
-            if mask is not None and mask.shape != shape:
-                raise ValueError(f"{name} has the shape {tuple(mask.shape)}; it must be {tuple(shape)}.")
-        return pixel_values, input_ids
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has the shape {tuple(attention_mask.shape)}; it must be {tuple(input_ids.shape)}."
+            )
+        return input_ids
 
 
 __all__ = ["MeterModel", "MeterModelOutput"]

@@ -7,7 +7,6 @@ Models Are Effective Visual Encoder Layers" (ICLR 2024), section 4.4, for the po
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,15 +14,22 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, RobertaConfig, RobertaModel
 from transformers import initialization as init
 from transformers.loss.loss_utils import fixed_cross_entropy
-from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.models.bert.modeling_bert import BertSelfAttention
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_llm_block import LLMBlockConfig, own_fields
 from .configuration_meter_with_llm_block import MeterWithLLMBlockConfig
-from .meter_host import IMAGE_LAYERS, MeterFusionLayer, MeterModel, MeterModelOutput
+from .meter_heads import (
+    LOGIT_SCALE,
+    ImageTextRetrievalOutput,
+    MeterClassificationHead,
+    contrastive_loss,
+    embed_first_token,
+)
+from .meter_host import IMAGE_LAYERS, MeterFusionLayer, MeterModel, MeterModelOutput, MeterTokens
 from .modeling_llm_block import LLMBlock
 from .pretrained_model import HUB_KWARGS, PreTrainedModelWithLLMBlock
 
@@ -33,26 +39,6 @@ _HIDDEN_STATES = OutputRecorder(MeterFusionLayer, layer_name=IMAGE_LAYERS)
 _HIDDEN_STATES.num_hidden_layers_key = "num_recorded_layers"
 # Both heads use only the pooled image, which is made of the CLS token.
 CLS_TOKEN = slice(0, 1)
-
-
-@dataclass
-class ImageTextRetrievalOutput(ModelOutput):
-    """
-    Outputs of a model that compares images and texts.
-
-    Args:
-        loss (`torch.Tensor`, *optional*): the loss, if `labels` are given.
-        match_logits (`torch.Tensor` of shape `(batch, 2)`): whether image and text match; class 1 = match.
-        scores (`torch.Tensor` of shape `(batch,)`): the scores by which pairs are ranked; greater is better.
-        hidden_states (`tuple[torch.Tensor]`, *optional*): see [`MeterWithLLMBlockModel`].
-        attentions (`tuple[torch.Tensor]`, *optional*): see [`MeterWithLLMBlockModel`].
-    """
-
-    loss: torch.Tensor | None = None
-    match_logits: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class MeterWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
@@ -168,8 +154,11 @@ class MeterWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         output_tokens: slice | None = None,
         **kwargs: Any,
     ) -> MeterModelOutput:
-        """Run the encoders and the fusion layers, then the block on the image tokens, then the poolers."""
+        """Run the encoders, the fusion layers, the block on the image tokens, and the poolers."""
         tokens = self.meter.encode(pixel_values, input_ids, attention_mask, pixel_mask)
+        return self._fuse(tokens, output_tokens, **kwargs)
+
+    def _fuse(self, tokens: MeterTokens, output_tokens: slice | None = None, **kwargs: Any) -> MeterModelOutput:
         text, image = self.meter.fuse(tokens)
         image = self._run_layers([], image, tokens.image_mask, output_tokens, **kwargs)
         return MeterModelOutput(
@@ -199,18 +188,6 @@ def _load_encoder(
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{name_or_path} lacks weights of the encoder: {missing[:3]}{' …' if missing[3:] else ''}.")
     return model
-
-
-class MeterClassificationHead(nn.Module):
-    def __init__(self, config: MeterWithLLMBlockConfig):
-        super().__init__()
-        width = 2 * config.hidden_size
-        self.dense = nn.Linear(width, width)
-        self.layer_norm = nn.LayerNorm(width, eps=1e-5)
-        self.out_proj = nn.Linear(width, cast(int, config.num_labels))
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return self.out_proj(nn.functional.gelu(self.layer_norm(self.dense(pooled))))
 
 
 class MeterWithLLMBlockModel(MeterWithLLMBlockPreTrainedModel):
@@ -313,7 +290,8 @@ class MeterWithLLMBlockForVisualQuestionAnswering(MeterWithLLMBlockPreTrainedMod
 class MeterWithLLMBlockForImageTextRetrieval(MeterWithLLMBlockPreTrainedModel):
     r"""
     A METER with an LLM block that compares images and texts: `match_head` classifies pairs, `rank_head` scores them.
-    Without weights of its own, the rank head begins as the row of the match head for the class of matches.
+    Without weights of its own, the rank head begins as the row of the match head for the class of matches. With
+    `config.contrastive_loss_weight`, it also embeds images and texts separately, to find the candidates of a search.
 
     Args:
         config ([`MeterWithLLMBlockConfig`]): the model's configuration.
@@ -324,6 +302,12 @@ class MeterWithLLMBlockForImageTextRetrieval(MeterWithLLMBlockPreTrainedModel):
         self._build(config)
         self.match_head = nn.Linear(2 * config.hidden_size, 2)
         self.rank_head = nn.Linear(2 * config.hidden_size, 1)
+        self.has_embeddings = config.contrastive_loss_weight > 0
+        if self.has_embeddings:
+            self.image_projection, self.text_projection = (
+                nn.Linear(config.hidden_size, config.projection_dim, bias=False) for _ in range(2)
+            )
+            self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
         self.post_init()
 
     @torch.no_grad()
@@ -332,6 +316,79 @@ class MeterWithLLMBlockForImageTextRetrieval(MeterWithLLMBlockPreTrainedModel):
         if module is self.rank_head:  # after `match_head`
             init.copy_(self.rank_head.weight, self.match_head.weight[1:])
             init.copy_(self.rank_head.bias, self.match_head.bias[1:])
+        if module is self and self.has_embeddings:
+            init.constant_(self.logit_scale, LOGIT_SCALE)
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Embed images, without texts.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(images, num_channels, image_size, image_size)`): normalised images.
+            pixel_mask (`torch.Tensor` of shape `(images, image_size, image_size)`, *optional*): 1 = pixel, 0 =
+                padding.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output` of shape `(images, projection_dim)`, the embeddings, of
+            length 1, and the outputs of the vision encoder.
+
+        Raises:
+            `ValueError`: if `config.contrastive_loss_weight` is 0.
+        """
+        self._check_embeddings()
+        pixel_values = self.meter.check_images(pixel_values, pixel_mask)
+        mask = None if pixel_mask is None else self.meter.image_token_mask(pixel_mask)
+        outputs = self.meter.run_vision_model(pixel_values, mask, **kwargs)
+        outputs.pooler_output = embed_first_token(
+            self.image_projection, self.meter.project_image(outputs.last_hidden_state)
+        )
+        return outputs
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Embed texts, without images.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, text tokens)`): texts.
+            attention_mask (`torch.Tensor` of shape `(batch, text tokens)`, *optional*): 1 = token, 0 = padding.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch, projection_dim)`, the embeddings, of length
+            1, and the outputs of the text encoder.
+
+        Raises:
+            `ValueError`: if `config.contrastive_loss_weight` is 0.
+        """
+        self._check_embeddings()
+        outputs = self.meter.run_text_model(
+            self.meter.check_texts(input_ids, attention_mask), attention_mask, **kwargs
+        )
+        embeddings = embed_first_token(self.text_projection, self.meter.project_text(outputs.last_hidden_state))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=embeddings,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _check_embeddings(self) -> None:
+        if not self.has_embeddings:
+            raise ValueError(
+                "contrastive_loss_weight is 0: the model compares images and texts only together. Train it with a "
+                "weight, such as 1, for embeddings of images and of texts."
+            )
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -356,12 +413,17 @@ class MeterWithLLMBlockForImageTextRetrieval(MeterWithLLMBlockPreTrainedModel):
 
         Returns:
             `ImageTextRetrievalOutput`: with `loss` if `labels` are given: the cross entropy of `match_logits`, to
-            which groups add that of their `scores`.
+            which groups add that of their `scores`, and `config.contrastive_loss_weight` the contrastive loss.
         """
-        outputs = self._encode(pixel_values, input_ids, attention_mask, pixel_mask, CLS_TOKEN, **kwargs)
+        tokens = self.meter.encode(pixel_values, input_ids, attention_mask, pixel_mask)
+        outputs = self._fuse(tokens, CLS_TOKEN, **kwargs)
         match_logits = self.match_head(outputs.pooler_output)
         scores = self.rank_head(outputs.pooler_output)[:, 0]
-        loss = None
+        loss = logits_per_image = None
+        if self.has_embeddings:
+            texts = tokens.image.shape[0] // cast(torch.Tensor, pixel_values).shape[0]
+            images = embed_first_token(self.image_projection, tokens.image[::texts])
+            logits_per_image = self.logit_scale.exp() * images @ embed_first_token(self.text_projection, tokens.text).T
         if labels is not None:
             if labels.numel() != len(scores) or labels.ndim > 2:
                 raise ValueError(
@@ -373,7 +435,14 @@ class MeterWithLLMBlockForImageTextRetrieval(MeterWithLLMBlockPreTrainedModel):
             if labels.ndim == 2:
                 groups = None if count is None else count / labels.shape[1]
                 loss = loss + fixed_cross_entropy(scores.view_as(labels), labels.argmax(dim=1), groups)
-        return ImageTextRetrievalOutput(loss=loss, match_logits=match_logits, scores=scores)
+            if logits_per_image is not None:
+                is_match = (labels.flatten() == 1).to(scores.dtype)
+                matches = is_match.sum().clamp(min=1) if count is None else count * is_match.mean()
+                contrastive = contrastive_loss(logits_per_image, is_match) / matches
+                loss = loss + self.config.contrastive_loss_weight * contrastive
+        return ImageTextRetrievalOutput(
+            loss=loss, match_logits=match_logits, scores=scores, logits_per_image=logits_per_image
+        )
 
 
 __all__ = [

@@ -104,3 +104,8 @@ METER_RETRIEVAL = dataclasses.replace(
     invariant={"rank_head.bias"},  # the scores of a group are compared
     auto_class=None,
 )
+METER_EMBEDDINGS = dataclasses.replace(
+    METER_RETRIEVAL,
+    fields={**METER_RETRIEVAL.fields, "contrastive_loss_weight": 0.5, "projection_dim": 8},
+    head=(*METER_RETRIEVAL.head, "image_projection", "text_projection", "logit_scale"),
+)

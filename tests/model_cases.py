@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from meter_cases import METER_QUESTIONS, METER_RETRIEVAL
+from meter_cases import METER_EMBEDDINGS, METER_QUESTIONS, METER_RETRIEVAL
 from model_case import Model, ModelCase, Tensors
 from motion_cases import FORECAST_MAE, MMTRANSFORMER, VECTORNET
 from sqa3d_cases import SQA3D
@@ -37,6 +37,7 @@ CASES = {
     "point_bert": POINT_BERT,
     "meter_questions": METER_QUESTIONS,
     "meter_retrieval": METER_RETRIEVAL,
+    "meter_embeddings": METER_EMBEDDINGS,
     "vectornet": VECTORNET,
     "mmtransformer": MMTRANSFORMER,
     "forecast_mae": FORECAST_MAE,

@@ -320,8 +320,9 @@ def prepare_released(hub: HubServer, folder: Path) -> None:
 
 
 def prepare_pairs(hub: HubServer, folder: Path) -> None:
-    """Write `shapes_vqa`, `captions` and `photo.jpg`."""
+    """Write `shapes_vqa`, `captions`, `texts.txt` and `photo.jpg`."""
     prepare_images(hub, folder)
+    Path("texts.txt").write_text("a red picture\na blue picture\n")
     write_shapes(Path("shapes_vqa"), {"train.small": 12, "val": 6, "test": 6})
     images = write_color_images(Path("captions"), copies=2)
     for split in ("train", "test"):
@@ -332,9 +333,11 @@ def prepare_pairs(hub: HubServer, folder: Path) -> None:
 def check_pairs(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
     records = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert len(records) == 6 and {answer["label"] for answer in records[0]["predictions"]} == {"yes", "no"}
-    (answering, printed), (searching, _) = after[1:]
+    assert all(Path(name).is_file() for name in ("found.png", "answers.png"))
+    (answering, printed), (searching, _), (embedding, _) = after[1:]
     assert printed.split()[0] in ("yes", "no") and searching["scores"].shape == (2,)
     assert answering["trained"].config.id2label == {0: "yes", 1: "no"}
+    assert embedding["similarities"].shape == (1, 2) and embedding["similarities"].abs().max() <= 1.000001
 
 
 VISION_AND_LANGUAGE = Page("docs/vision_and_language.md", prepare_pairs, check=check_pairs)

@@ -213,7 +213,11 @@ def test_the_published_kinds(state):
         assert type(model) is MeterWithLLMBlockModel
     assert convert_released_checkpoint(pairs, FEATURES, **HEADS).meter.token_type_embeddings.num_embeddings == 3
     assert convert_released_checkpoint(for_questions, QUESTIONS, **HEADS).config.num_labels == 10
-    convert_released_checkpoint(for_retrieval, RETRIEVAL, **HEADS)
+    model = convert_released_checkpoint(for_retrieval, RETRIEVAL, **HEADS)
+    more = convert_released_checkpoint(for_retrieval, RETRIEVAL, contrastive_loss_weight=1.0, **HEADS)
+    assert torch.equal(more.rank_head.weight, model.rank_head.weight)
+    new = {name for name in more.state_dict() if name not in model.state_dict()}
+    assert new == {"image_projection.weight", "text_projection.weight", "logit_scale"}, "to be trained"
     for checkpoint, task, head in (
         (for_questions, RETRIEVAL, "vqa_classifier"),
         (for_retrieval, QUESTIONS, "rank_output"),

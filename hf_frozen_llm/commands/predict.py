@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from accelerate import PartialState
 
 from hf_frozen_llm.data.datasets import Example, ExampleTransform, Row
 from hf_frozen_llm.tasks import TASKS, Task
-from hf_frozen_llm.tasks.task import Batch, Record
+from hf_frozen_llm.tasks.task import Batch, Predict, Record
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.evaluate import read_evaluation_recipe
 from hf_frozen_llm.training.progress import progress_bars
@@ -74,8 +75,8 @@ def predict(
         output (`str` or `Path`, *optional*):
             File for the records, a line of JSON for each; it is written as a whole at the end.
         plot (`str` or `Path`, *optional*):
-            File for a picture of the first 24 predictions, such as `.png`, `.svg` or, animated, `.gif`; of scenes of
-            traffic.
+            File for a picture of the first 24 images or scenes of traffic with their predictions, such as `.png` or
+            `.svg`, or an animation of the first scene (`.gif`); it needs the extra `plot`.
         submission (`str` or `Path`, *optional*):
             File for the answers to questions about images, in the format of the server of VQA; it is written only if
             all questions of the split have an answer.
@@ -122,6 +123,8 @@ def predict(
         rows = task_class.read(recipe.arguments(task_class.arguments), split, with_targets=False)
     if submission is not None:
         task_class.check_submission(rows)
+    if plot is not None:
+        task_class.check_plot(rows)
 
     with tempfile.TemporaryDirectory() as output_dir, progress_bars(recipe.values.get("disable_tqdm")):
         run = load_run(model_name_or_path, recipe, output_dir)
@@ -133,13 +136,9 @@ def predict(
         dataset.transform = ReadableRows(dataset.transform)
         trainer = run.trainer()
         trainer.data_collator = CollateReadable(run.task.collate)
-        records = trainer.predict_records(dataset, lambda model, batch: predict_readable(run.task, model, batch))
+        records = trainer.predict_records(dataset, lambda predict: partial(predict_readable, predict))
 
     found = Predictions([], failures, run.task.num_shown)
-    if plot is not None and PartialState().is_main_process:
-        shown = [record for record in records if "error" not in record][:NUM_PLOTTED]
-        names = [Path(files[record["row"]]).stem if files else f"row {record['row']}" for record in shown]
-        run.task.plot(plot, rows, shown, names)
     location = f"{run.settings.data_args.dataset_name} [{split or FILES[1]}], row "
     for record in records:
         row = record["row"]
@@ -153,12 +152,19 @@ def predict(
     found.records = run.task.arrange(found.records)
     if output is not None and PartialState().is_main_process:
         write_text(output, "".join(to_json(record, ensure_ascii=False) + "\n" for record in found.records))
+    if plot is not None and PartialState().is_main_process:
+        shown = [record for record in found.records if record.get("predictions") != []][:NUM_PLOTTED]
+        if not shown:
+            raise ValueError("There is nothing to draw: no input has a prediction with a label.")
+        names = [Path(record["file"]).name if files else f"row {record['row']}" for record in shown]
+        numbers = [files.index(record["file"]) if files else record["row"] for record in shown]
+        run.task.plot(plot, [rows[number] for number in numbers], shown, names)
     if submission is not None:
         if found.failures:
-            first, cause = next(iter(found.failures.items()))
+            failed, cause = next(iter(found.failures.items()))
             raise ValueError(
                 f"No submission is written: {len(found.failures):,} of {len(rows):,} questions have no answer, the "
-                f"first is {first}: {cause}"
+                f"first is {failed}: {cause}"
             )
         if PartialState().is_main_process:
             write_text(submission, to_json(run.task.make_submission(found.records), ensure_ascii=False))
@@ -243,9 +249,9 @@ class CollateReadable:
         return {**(self.collate(readable) if readable else {}), "failures": failures}
 
 
-def predict_readable(task: Task, model: Any, batch: Batch) -> list[Record]:
+def predict_readable(predict_batch: Predict, batch: Batch) -> list[Record]:
     readable = {name: values for name, values in batch.items() if name != "failures"}
-    return [*(task.predict(model, readable) if readable else []), *batch["failures"]]
+    return [*(predict_batch(readable) if readable else []), *batch["failures"]]
 
 
 def print_predictions(predictions: Predictions, output: str | Path | None = None) -> None:

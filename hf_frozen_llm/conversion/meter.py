@@ -145,6 +145,6 @@ METER = Architecture(
     key_tensor=(f"{RELEASED_CLIP}.conv1.weight", 4),
     names=NAMES,
     make_config=make_config,
-    head=("classifier.", "match_head.", "rank_head."),
+    head=("classifier.", "match_head.", "rank_head.", "image_projection.", "text_projection.", "logit_scale"),
     find_left_out=find_left_out,
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
+import datasets
 import numpy as np
 import torch
 from transformers import TrainerCallback, TrainingArguments
@@ -15,16 +16,21 @@ from hf_frozen_llm.data.datasets import (
     Example,
     ExampleTransform,
     HFDataset,
+    Row,
     StreamingTransformedDataset,
     TransformedDataset,
 )
+from hf_frozen_llm.data.images import decode_image, to_rgb
 from hf_frozen_llm.metrics import Metric
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
+from hf_frozen_llm.plotting import plot_predictions
 
 
 Batch: TypeAlias = dict[str, Any]
 Record: TypeAlias = dict[str, Any]
 Predict: TypeAlias = Callable[[Batch], list[Record]]
+
+NUM_DRAWN_ANSWERS = 5
 
 
 class EvaluationLoop(Protocol):
@@ -66,6 +72,12 @@ class Task(ABC):
     def read_files(cls, args: Any, files: Sequence[str]) -> HFDataset:
         """Return a row without targets for each file."""
         raise ValueError(f"{cls.name} predicts on a split (`--dataset_name … --split …`), not on single files.")
+
+    @classmethod
+    def check_plot(cls, rows: HFDataset) -> None:
+        """Refuse rows that [`Task.plot`] cannot draw."""
+        if not isinstance(rows, datasets.Dataset) or "image" not in rows.column_names:
+            raise ValueError(f"{cls.name}: plot needs a column of images, called `image`, that is not streamed.")
 
     @classmethod
     def check_submission(cls, rows: HFDataset) -> None:
@@ -154,6 +166,13 @@ class Task(ABC):
         """Return the metrics of a data set that [`Task.dataset`] made. A ranking over a gallery overrides this."""
         return self.metrics(loop(lambda batch: self.predict(model, batch)), dataset.rows)
 
+    def predict_rows(self, model: Any, dataset: Any, loop: EvaluationLoop) -> list[Record]:
+        """
+        Return the records of rows without targets, in any order; those of rows that cannot be read have an `error`
+        instead of a prediction. A search in a gallery overrides this.
+        """
+        return loop(lambda batch: self.predict(model, batch), dataset)
+
     def describe(self, record: Record) -> dict[str, Any]:
         """Describe a record in words. A list of `label` and `score`, the best first, is called `predictions`."""
         return {name: value for name, value in record.items() if name != "row"}
@@ -162,9 +181,17 @@ class Task(ABC):
         """Return described records in the order in which `predict` shows them; by default that of the inputs."""
         return predictions
 
-    def plot(self, path: str | Path, rows: HFDataset, records: Sequence[Record], names: Sequence[str]) -> None:
-        """Write a picture of rows and of their records, which have these names."""
-        raise ValueError(f"There is no picture of predictions of {self.name}; leave out `plot`.")
+    def plot(self, path: str | Path, rows: Sequence[Row], records: Sequence[Record], names: Sequence[str]) -> None:
+        """Write a picture of rows, which have these names, with their described records; by default of images."""
+        images = [
+            to_rgb(decode_image(row["image"], name)[0], None, name) for row, name in zip(rows, names, strict=True)
+        ]
+        labels = {found["label"] for record in records for found in record["predictions"]}
+        is_search = len(labels) == 1 and len(records) > 1
+        headings = [f"{place}. {name}" if is_search else name for place, name in enumerate(names, start=1)]
+        headings = [record.get("question", heading) for record, heading in zip(records, headings)]
+        best = [record["predictions"][:NUM_DRAWN_ANSWERS] for record in records]
+        plot_predictions(path, images, headings, best, labels.pop() if is_search else "")
 
     def make_submission(self, predictions: list[Record]) -> Any:
         """Return what a server takes, JSON-able, of described records; only for rows that were checked."""

@@ -405,10 +405,15 @@ class TaskTrainer(Trainer):
         by_row = {record["row"]: record for record in gather_object(records)}
         return [by_row[row] for row in sorted(by_row)]
 
-    def predict_records(self, dataset: Any, predict: Callable[[nn.Module, Batch], list[Record]]) -> list[Record]:
-        """Return the records of a data set without targets."""
+    def predict_records(self, every_row: Any, wrap: Callable[[Predict], Predict]) -> list[Record]:
+        """Return the records of a data set without targets; `wrap` adds those of rows that cannot be read."""
         model = self._prepare_for_evaluation()
-        records = self.collect_records(lambda batch: predict(model, batch), self.get_test_dataloader(dataset))
+
+        def loop(predict: Predict, dataset: Any = None) -> list[Record]:
+            loader = self.get_test_dataloader(every_row if dataset is None else dataset)
+            return self.collect_records(wrap(predict), loader)
+
+        records = self.task.predict_rows(model, every_row, loop)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, {})
         return records
 

@@ -1,8 +1,11 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """`hf-frozen-llm predict`: files and splits of all tasks, unreadable inputs, refused inputs."""
 
+import base64
+import io
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -24,6 +27,8 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 
 from hf_frozen_llm.cli import main
 from hf_frozen_llm.commands.predict import Predictions, predict, print_predictions
+from hf_frozen_llm.plotting import plot_predictions
+from hf_frozen_llm.tasks import TASKS
 
 
 CPU = ["--use_cpu", "true"]
@@ -287,3 +292,49 @@ def test_models_that_are_refused(finished_run, pictures, tmp_path, video_run):
         predict(str(tmp_path / "nowhere"), pictures, CPU)
     with pytest.raises(ValueError, match=r"a model for video-classification, which takes .avi"):
         predict(str(video_run / "run"), pictures / "ant" / "0.png", CPU)
+
+
+# Figures
+
+
+def test_a_picture_names_questions_files_and_places(tmp_path):
+    rows = []
+    for color in ("lime", "blue"):
+        Image.new("RGBA", (3, 2), color).save(tmp_path / "image.png")
+        rows.append({"image": {"bytes": (tmp_path / "image.png").read_bytes(), "path": None}})
+    task = TASKS["image-classification"](None, None, None)
+    several = [{"label": label, "score": score} for label, score in zip("abcdef", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4))]
+
+    def draw(records):
+        task.plot(tmp_path / "x.svg", rows, records, ["b.png", "c.png"])
+        text = (tmp_path / "x.svg").read_text()
+        images = [Image.open(io.BytesIO(base64.b64decode(found))) for found in re.findall(r'base64,\s*([^"]+)"', text)]
+        return [image.convert("RGB").getpixel((1, 1)) for image in images], re.findall("<!-- (.*?) -->", text)
+
+    pixels, texts = draw([{"question": "is it green?", "predictions": several}, {"predictions": several}])
+    assert pixels == [(0, 255, 0), (0, 0, 255)]
+    assert "is it green?" in texts and "c.png" in texts and not {"b.png", "1. b.png", "2. c.png"} & {*texts}
+    assert texts.count("50.0 %") == 2 and "40.0 %" not in texts, "the five best answers"
+    _, texts = draw([{"predictions": several[:1]}] * 2)
+    assert {"a", "1. b.png", "2. c.png"} <= {*texts}, "a search"
+
+
+def test_a_picture_shows_every_image_and_score(tmp_path):
+    images = [Image.new("RGB", (20 + 30 * number, 30), (40 * number, 0, 0)) for number in range(5)]
+    predictions = [[{"label": "a very long label of many words", "score": 0.5 / (k + 1)} for k in range(3)]] * 5
+    plot_predictions(tmp_path / "x.svg", images, [f"question {n}" for n in range(5)], predictions, "what was searched")
+    text = (tmp_path / "x.svg").read_text()
+    assert text.count("<image") == 5
+    for shown in ("question 4", "what was searched", "50.0 %", "16.7 %", "a very long label of …"):
+        assert f"<!-- {shown} -->" in text, shown
+
+
+def test_pictures_that_cannot_be_drawn(point_run, finished_run, tmp_path):
+    with pytest.raises(ValueError, match="point-cloud-classification: plot needs a column of images"):
+        predict(str(point_run / "run"), (), [*CPU, "--split", "test"], plot=tmp_path / "x.png")
+    with pytest.raises(FileNotFoundError, match=r"plot is .*, but there is no folder"):
+        predict(str(point_run / "run"), (), [*CPU, "--split", "test"], plot=tmp_path / "no" / "x.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="There is nothing to draw"):
+        predict(str(finished_run), tmp_path / "broken.png", CPU, plot=tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()

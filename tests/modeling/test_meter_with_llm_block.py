@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from meter_cases import METER_QUESTIONS, METER_RETRIEVAL, pairs
+from meter_cases import METER_EMBEDDINGS, METER_QUESTIONS, METER_RETRIEVAL, pairs
 from model_case import randn
 from references import relative_error
 from tiny_llms import randomize
@@ -195,6 +195,58 @@ def test_the_rank_head_begins_as_the_match_head(block, tmp_path):
     model.save_pretrained(tmp_path)
     again = MeterWithLLMBlockForImageTextRetrieval.from_pretrained(tmp_path)
     assert torch.equal(again.rank_head.weight, model.rank_head.weight)
+
+
+@torch.no_grad()
+def test_embeddings(block):
+    """Those of images and texts alone are those of pairs; padding does not change them."""
+    model = METER_EMBEDDINGS.build(block())
+    inputs = {name: part for name, part in pairs(6).items() if name != "pixel_values"}
+    images, mask = pairs(2)["pixel_values"], torch.ones(2, 8, 8)
+    mask[1, 4:] = 0
+    out = model(images, pixel_mask=mask, **inputs)
+    of_images, of_texts = model.get_image_features(images, mask), model.get_text_features(**inputs)
+    assert of_images.last_hidden_state.shape == (2, 5, 16) and of_texts.last_hidden_state.shape == (6, 6, 20)
+    for embeddings in (of_images.pooler_output, of_texts.pooler_output):
+        assert embeddings.shape[1] == 8 and torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings)))
+    expected = model.logit_scale.exp() * of_images.pooler_output @ of_texts.pooler_output.T
+    assert expected.shape == (2, 6) and relative_error(out.logits_per_image, expected) < 2e-6
+    images[1, :, 4:], inputs["input_ids"][1::2, 4:] = 7.0, 5
+    again = model.get_image_features(images, mask).pooler_output @ model.get_text_features(**inputs).pooler_output.T
+    assert relative_error(model.logit_scale.exp() * again, expected) < 2e-6
+    with pytest.raises(ValueError, match="contrastive_loss_weight is 0: the model compares images and texts only"):
+        METER_RETRIEVAL.build(None).get_text_features(**inputs)
+    for call, message in (
+        (lambda: model.get_image_features(images[:, :2]), r"pixel_values has the shape \(2, 2, 8, 8\)"),
+        (lambda: model.get_text_features(torch.ones(2, 11, dtype=torch.long)), "input_ids has 11 tokens"),
+        (lambda: MeterWithLLMBlockConfig(contrastive_loss_weight=-1.0), "contrastive_loss_weight is -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@torch.no_grad()
+def test_the_contrastive_loss(block):
+    """That of CLIP on the matches, among all images and all texts of the batch; no weight, no parameters."""
+    model, plain = METER_EMBEDDINGS.build(block()), METER_RETRIEVAL.build(block())
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert {name.partition(".")[0] for name in model.state_dict().keys() - plain.state_dict().keys()} == {
+        *("image_projection", "text_projection", "logit_scale"),
+    }
+    inputs = {**pairs(6), "pixel_values": pairs(2)["pixel_values"]}
+    labels = torch.tensor([[1, 0, 0], [0, 1, 0]])
+    out, without = model(**inputs, labels=labels), plain(**inputs, labels=labels)
+    assert torch.equal(out.scores, without.scores) and without.logits_per_image is None
+    logits = out.logits_per_image
+    of_images = nn.functional.cross_entropy(logits, torch.tensor([0, 4]))
+    of_texts = nn.functional.cross_entropy(logits.T[[0, 4]], torch.tensor([0, 1]))
+    torch.testing.assert_close(out.loss - without.loss, 0.5 * (of_images + of_texts) / 2)
+    halved = model(**inputs, labels=labels, num_items_in_batch=2 * labels.numel()).loss
+    torch.testing.assert_close(halved, out.loss / 2)
+    pair = model(**pairs(2), labels=torch.tensor([1, 0])), plain(**pairs(2), labels=torch.tensor([1, 0]))
+    logits = pair[0].logits_per_image
+    one = -(logits.log_softmax(0) + logits.log_softmax(1))[0, 0] / 2
+    torch.testing.assert_close(pair[0].loss - pair[1].loss, 0.5 * one)
 
 
 @torch.no_grad()

@@ -172,6 +172,11 @@ def test_loss_is_meters(hard, rows):
     pairs = torch.stack([logits[i, k] for i, k in chosen])
     match = F.cross_entropy(pairs, torch.tensor([int(k == 0) for _, k in chosen]))
     assert loss.item() == pytest.approx((match + F.cross_entropy(scores, torch.zeros(5).long())).item(), rel=1e-5)
+    similarities = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
+    more = RetrievalLoss(hard, 0.5)({**outputs, "logits_per_image": similarities}, labels) - loss
+    own = torch.arange(5)
+    contrastive = F.cross_entropy(similarities, 4 * own) + F.cross_entropy(similarities[:, ::4].T, own)
+    assert more.item() == pytest.approx(0.25 * contrastive.item(), rel=1e-4)
     halves = RetrievalLoss(hard)(outputs, labels, num_items_in_batch=torch.tensor(10))
     assert halves.item() == pytest.approx(loss.item() / 2, rel=1e-5)
     with pytest.raises(ValueError, match=r"label_smoothing_factor is 0\.1"):

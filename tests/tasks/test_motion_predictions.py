@@ -43,7 +43,7 @@ def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     case.build(None).save_pretrained(folder)
     processor = case.processor()
-    processor.num_future_steps = 6
+    processor.num_history_steps, processor.num_future_steps = 6, 6
     processor.save_pretrained(folder)
     (folder / "recipe.yaml").write_text(
         f"task: motion-forecasting\nmodel_type: {case.config_class.model_type}\ndataset_name: scenes\n"

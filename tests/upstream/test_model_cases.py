@@ -72,7 +72,12 @@ class PointBertWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
 class MeterWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
     case = METER_QUESTIONS
     all_model_classes = (METER_QUESTIONS.base_class, METER_QUESTIONS.model_class, METER_RETRIEVAL.model_class)
-    fields = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    fields = {
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "contrastive_loss_weight": 0.5,
+        "projection_dim": 8,
+    }
     additional_model_inputs = ["input_ids"]
     contradicts_the_design = with_reason(
         "of foreign classes transformers initialises no module without parameters, which CLIP relies on",
@@ -92,6 +97,13 @@ class MeterWithLLMBlockTest(ModelCaseSuite, unittest.TestCase):
         if return_labels and model_class is METER_RETRIEVAL.model_class:
             inputs["labels"] = torch.tensor([[1, 0, 0]])
         return inputs
+
+    def _image_features_get_expected_num_attentions(self, model_tester=None):
+        """Upstream counts the layers of the model tester, here those of the fusion."""
+        return self.case.fields["vision_config"]["num_hidden_layers"]
+
+    def _text_features_get_expected_num_attentions(self, model_tester=None):
+        return self.case.fields["text_config"]["num_hidden_layers"]
 
 
 class MotionForecastingSuite(ModelCaseSuite):

@@ -4,11 +4,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, get_args
 
 import datasets
 import numpy as np
 import torch
+from torch.utils.data import Subset
 from transformers import TrainingArguments
 from transformers.utils import logging
 
@@ -26,15 +29,27 @@ from hf_frozen_llm.data.images import IMAGE_SUFFIXES
 from hf_frozen_llm.metrics import Metric
 from hf_frozen_llm.metrics.retrieval_recall import RetrievalRecall
 from hf_frozen_llm.modeling.processing_meter_with_llm_block import MeterProcessor
+from hf_frozen_llm.tasks.image_text_retrieval.candidates import Candidates
 from hf_frozen_llm.tasks.image_text_retrieval.galleries import (
+    Score,
     count_better_images,
     find_matches,
     list_captions,
+    order_texts,
     rank_captions,
+    rank_texts,
     score_pairs,
 )
 from hf_frozen_llm.tasks.image_text_retrieval.pairs import GalleryTransform, PairTransform, RetrievalLoss, merge_images
 from hf_frozen_llm.tasks.image_text_retrieval.readers import is_karpathy, read_karpathy
+from hf_frozen_llm.tasks.image_text_retrieval.search import (
+    Backend,
+    PackedTexts,
+    embed_images,
+    embed_texts,
+    find_embedding_model,
+    find_nearest,
+)
 from hf_frozen_llm.tasks.task import Batch, EvaluationLoop, Record, Task
 from hf_frozen_llm.tasks.vision_and_language import (
     ImageTextTransform,
@@ -45,6 +60,8 @@ from hf_frozen_llm.tasks.vision_and_language import (
 
 
 logger = logging.get_logger(__name__)
+
+TEXTS_AT_A_TIME = 1024
 
 
 @dataclass
@@ -66,13 +83,21 @@ class RetrievalArguments(ImageTextArguments):
             Score so many pairs of an image and a text at a time in evaluation: memory grows with it.
         gallery_size (`int`, *optional*):
             Evaluate in galleries of so many images, in the order of the rows, and average; 1000 is COCO's 1k protocol.
+        candidates (`int`, *optional*):
+            Let the whole model compare only so many candidates of a query, found by the embeddings of a model with
+            `contrastive_loss_weight`, instead of all pairs. `predict` shows no others; in an evaluation, they follow
+            in the order of their similarity.
+        candidate_search (`str`, *optional*, defaults to `"torch"`):
+            What finds the candidates: `"torch"`, or `"faiss"`, an extra (`pip install 'hf_frozen_llm[retrieval]'`).
         texts (`str` or `list[str]`, *optional*):
-            The texts that `predict` compares with image files: with one text, the files are ordered by it.
+            The texts that `predict` compares with image files, or a `.txt` file with a text on each line: with one
+            text, the files are ordered by it.
     """
 
     evaluation_keys: ClassVar[tuple[str, ...]] = (
         *ImageTextArguments.evaluation_keys,
         *("caption_column", "captions_column", "pairs_per_batch", "gallery_size", "texts"),
+        *("candidates", "candidate_search"),
     )
 
     caption_column: str = "caption"
@@ -81,11 +106,19 @@ class RetrievalArguments(ImageTextArguments):
     hard_negatives: bool = False
     pairs_per_batch: int = 256
     gallery_size: int | None = None
+    candidates: int | None = None
+    candidate_search: Backend = "torch"
     texts: str | list[str] | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_at_least_one("num_false_texts", "pairs_per_batch", "gallery_size")
+        self.check_at_least_one("num_false_texts", "pairs_per_batch", "gallery_size", "candidates")
+        if self.candidate_search not in get_args(Backend):
+            raise ValueError(
+                f"candidate_search is {self.candidate_search!r}; it must be one of {', '.join(get_args(Backend))}."
+            )
+        if isinstance(self.texts, str) and self.texts.endswith(".txt") and Path(self.texts).is_file():
+            self.texts = [line for line in Path(self.texts).read_text(encoding="utf-8").splitlines() if line.strip()]
         if isinstance(self.texts, str):
             self.texts = [self.texts]
         if self.texts is not None and not all(text.strip() for text in (self.texts or [""])):
@@ -96,7 +129,8 @@ class RetrievalArguments(ImageTextArguments):
             raise ValueError(f"texts is {self.texts}, but only `predict` uses them. Remove it.")
 
     def evaluation_changes(self) -> dict[str, Any]:
-        return {} if self.gallery_size is None else {"gallery_size": self.gallery_size}
+        changes = {name: getattr(self, name) for name in ("gallery_size", "candidates")}
+        return {name: value for name, value in changes.items() if value is not None}
 
 
 class ImageTextRetrieval(Task):
@@ -175,6 +209,11 @@ class ImageTextRetrieval(Task):
                 f"gallery_size is {size}, which does not divide the {len(rows):,} images of the split. Change it, or "
                 "set max_eval_samples."
             )
+        if self.args.candidates is not None and self.config.contrastive_loss_weight == 0:
+            raise ValueError(
+                f"candidates is {self.args.candidates}, but the model has no embeddings by which they are found: "
+                "contrastive_loss_weight is 0. Remove candidates, or train with --host.contrastive_loss_weight 1."
+            )
 
     def example_transform(self, rows: HFDataset, split: str, training: bool, seed: int) -> ImageTextTransform:
         location = f"{self.args.dataset_name} [{split}]"
@@ -214,7 +253,7 @@ class ImageTextRetrieval(Task):
                 f"label_smoothing_factor is {args.label_smoothing_factor}, but the losses of {self.name} are not "
                 "smoothed. Remove it."
             )
-        return RetrievalLoss(self.args.hard_negatives)
+        return RetrievalLoss(self.args.hard_negatives, self.config.contrastive_loss_weight)
 
     def evaluate(self, model: Any, dataset: Any, loop: EvaluationLoop) -> dict[str, Any]:
         """Return the metrics, in galleries of `gallery_size` images the mean of theirs."""
@@ -230,13 +269,15 @@ class ImageTextRetrieval(Task):
     def evaluate_gallery(self, model: Any, gallery: TransformedDataset, loop: EvaluationLoop) -> dict[str, float]:
         """Rank all captions for each image, and all images for each caption; no table of all scores is kept."""
         captions, owners = list_captions(gallery.rows)
-        transform: Any = gallery.transform
-        texts = transform.encode_texts(captions)
-
-        def score(batch: Batch, numbers: Sequence[int]) -> np.ndarray:
-            chosen = [texts[number] for number in numbers]
-            return score_pairs(model, self.processor, batch, chosen, self.args.pairs_per_batch)
-
+        texts = self.encode_all(gallery.transform, captions)
+        score = self.scorer(model, texts)
+        if self.args.candidates is not None:
+            images = np.stack([found["embedding"] for found in loop(partial(embed_images, model), gallery)])
+            embeddings = embed_texts(model, self.processor, texts, self.args.pairs_per_batch)
+            both = Candidates(self.nearest(model, images, embeddings), self.nearest(model, embeddings, images), owners)
+            records = loop(lambda batch: both.compare(batch, score), gallery)
+            ranks = both.rank(records, images, embeddings, find_embedding_model(model).device)
+            return self.summarize(ranks, records)
         own = loop(lambda batch: find_matches(batch, owners, score), gallery)
         matches = np.concatenate([record["scores"] for record in own])
         return self.metrics(loop(lambda batch: rank_captions(batch, owners, matches, score), gallery), gallery.rows)
@@ -248,28 +289,75 @@ class ImageTextRetrieval(Task):
         """
         ranks = {
             "image": 1 + count_better_images(records, sum(map(len, rows["captions"]))),
-            "text": [record["text_rank"] for record in records],
+            "text": np.array([record["text_rank"] for record in records]),
         }
+        return self.summarize(ranks, records)
+
+    def summarize(self, ranks: dict[str, np.ndarray], records: list[Record]) -> dict[str, Any]:
+        """Return the metrics of ranks; with candidates also the share of the matches that are among them."""
         results = {"loss": float(np.mean([record["loss"] for record in records]))}
+        depths = sorted({1, 5, 10, self.args.candidates or 1})
         for direction, of_direction in ranks.items():
-            found = RetrievalRecall(keep_in_memory=True).compute(predictions=of_direction)
+            found = RetrievalRecall(keep_in_memory=True).compute(predictions=of_direction, k=depths)
             results |= {f"{direction}_{name}": value for name, value in found.items()}
         results["recall@1"] = (results["image_recall@1"] + results["text_recall@1"]) / 2
         return results
 
+    def encode_all(self, transform: Any, texts: Sequence[str]) -> PackedTexts:
+        """Return the tokens of many texts."""
+        parts = (texts[start : start + TEXTS_AT_A_TIME] for start in range(0, len(texts), TEXTS_AT_A_TIME))
+        return PackedTexts(ids for part in parts for ids in transform.encode_texts(part))
+
+    def scorer(self, model: Any, texts: Sequence[torch.Tensor]) -> Score:
+        """Return the function that scores images and the texts of these numbers by the whole model."""
+
+        def score(batch: Batch, numbers: Sequence[int]) -> np.ndarray:
+            chosen = [texts[number] for number in numbers]
+            return score_pairs(model, self.processor, batch, chosen, self.args.pairs_per_batch)
+
+        return score
+
+    def nearest(self, model: Any, queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        """Return the numbers of the candidates of each query."""
+        device = find_embedding_model(model).device
+        return find_nearest(queries, gallery, self.args.candidates, self.args.candidate_search, device)
+
     def predict(self, model: Any, batch: Batch) -> list[Record]:
         """Return for each image the order of the `texts`, the best one first, with their scores between 0 and 1."""
+        texts = self.encode_all(self.query_transform(), self.args.texts)
+        scores = score_pairs(model, self.processor, batch, texts, self.args.pairs_per_batch)
+        return [order_texts(row, np.arange(len(texts)), part) for row, part in zip(batch["row"].tolist(), scores)]
+
+    def query_transform(self) -> GalleryTransform:
         if self.args.texts is None:
             raise ValueError("texts is not set; say what to look for, as in `--texts 'a cat on a sofa'`.")
-        transform = GalleryTransform(self.args, self.processor, "texts")
-        texts = transform.encode_texts(self.args.texts)
-        scores = score_pairs(model, self.processor, batch, texts, self.args.pairs_per_batch)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        scores = torch.from_numpy(scores).sigmoid().numpy()
-        return [
-            {"row": row, "texts": of_row.tolist(), "scores": of_image[of_row].tolist()}
-            for row, of_row, of_image in zip(batch["row"].tolist(), order, scores)
-        ]
+        return GalleryTransform(self.args, self.processor, "texts")
+
+    def predict_rows(self, model: Any, dataset: Any, loop: EvaluationLoop) -> list[Record]:
+        """
+        Compare all images with all texts; with `candidates`, only the images that are most similar to a single text,
+        or each image with those of several texts that are most similar to it.
+        """
+        if self.args.candidates is None:
+            return super().predict_rows(model, dataset, loop)
+        texts = self.encode_all(self.query_transform(), self.args.texts)
+        queries = embed_texts(model, self.processor, texts, self.args.pairs_per_batch)
+        if len(texts) > 1:
+            score = self.scorer(model, texts)
+
+            def compare(batch: Batch) -> list[Record]:
+                images = np.stack([record["embedding"] for record in embed_images(model, batch)])
+                return rank_texts(batch, self.nearest(model, images, queries), score)
+
+            return loop(compare, dataset)
+        records = loop(partial(embed_images, model), dataset)
+        failures = [record for record in records if "error" in record]
+        images = [record for record in records if "error" not in record]
+        if not images:
+            return failures
+        (nearest,) = self.nearest(model, queries, np.stack([record["embedding"] for record in images]))
+        candidates = Subset(dataset, sorted(images[number]["row"] for number in nearest))
+        return [*loop(lambda batch: self.predict(model, batch), candidates), *failures]
 
     def describe(self, record: Record) -> dict[str, Any]:
         texts = [self.args.texts[number] for number in record["texts"]]

@@ -86,3 +86,19 @@ def count_better_images(records: Sequence[Record], num_captions: int) -> np.ndar
     for record in records:
         counts += np.unpackbits(record["ahead"], count=num_captions)
     return counts
+
+
+def rank_texts(batch: Batch, numbers: np.ndarray, score: Score) -> list[Record]:
+    """Return for each image the order of its texts, whose `numbers` are a row `(images, texts)`."""
+    records = []
+    for index, (row, of_image) in enumerate(zip(batch["row"].tolist(), np.sort(numbers, axis=1))):
+        image = {"pixel_values": batch["pixel_values"][index : index + 1]}
+        records.append(order_texts(row, of_image, score(image, of_image.tolist())[0]))
+    return records
+
+
+def order_texts(row: int, numbers: np.ndarray, scores: np.ndarray) -> Record:
+    """Return the numbers of the texts of an image, the best first, with their scores between 0 and 1."""
+    order = np.argsort(-scores, kind="stable")
+    scores = torch.from_numpy(scores).sigmoid().numpy()
+    return {"row": row, "texts": numbers[order].tolist(), "scores": scores[order].tolist()}

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_frozen_llm.data.datasets import Example, Row
+from hf_frozen_llm.modeling.meter_heads import contrastive_loss
 from hf_frozen_llm.modeling.processing_meter_with_llm_block import MeterProcessor
 from hf_frozen_llm.tasks.image_text_retrieval.galleries import list_captions
 from hf_frozen_llm.tasks.vision_and_language import ImageTextTransform
@@ -100,10 +101,12 @@ class RetrievalLoss:
 
     Args:
         hard_negatives (`bool`): whether the false pair is that of the best score, not the first one.
+        contrastive_weight (`float`, *optional*, defaults to 0.0): weight of the loss of a model's embeddings, in which
+            the captions are compared with all images of the batch, and the images with all of its texts.
     """
 
-    def __init__(self, hard_negatives: bool):
-        self.hard_negatives = hard_negatives
+    def __init__(self, hard_negatives: bool, contrastive_weight: float = 0.0):
+        self.hard_negatives, self.contrastive_weight = hard_negatives, contrastive_weight
 
     def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
         scores, match_logits = outputs["scores"].float().view_as(labels), outputs["match_logits"].float()
@@ -115,4 +118,8 @@ class RetrievalLoss:
         first = labels.new_zeros(len(labels))
         loss = F.cross_entropy(scores, first, reduction="sum")
         loss = loss + F.cross_entropy(match_logits, labels.flatten(), ignore_index=-100, reduction="sum")
+        if self.contrastive_weight > 0:
+            is_match = torch.zeros_like(scores)
+            is_match[:, 0] = 1
+            loss = loss + self.contrastive_weight * contrastive_loss(outputs["logits_per_image"], is_match.flatten())
         return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)

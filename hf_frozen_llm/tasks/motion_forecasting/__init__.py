@@ -82,6 +82,11 @@ class MotionForecasting(Task):
         return datasets.Dataset.from_dict({"file": list(files)})
 
     @classmethod
+    def check_plot(cls, rows: HFDataset) -> None:
+        if not isinstance(rows, datasets.Dataset):
+            raise ValueError(f"{cls.name}: plot needs scenes that are not streamed.")
+
+    @classmethod
     def config_fields(cls, args: MotionDataArguments, rows: HFDataset) -> dict[str, Any]:
         return {} if args.num_future_steps is None else {"num_future_steps": args.num_future_steps}
 
@@ -184,10 +189,9 @@ class MotionForecasting(Task):
             rule=self.args.metric_rule,
         )
 
-    def plot(self, path: str | Path, rows: HFDataset, records: Sequence[Record], names: Sequence[str]) -> None:
+    def plot(self, path: str | Path, rows: Sequence[Row], records: Sequence[Record], names: Sequence[str]) -> None:
         """Write a picture of the scenes and their forecasts, or, as a `.gif` file, an animation of the first one."""
-        scenes = [rows[record["row"]] for record in records]
-        scenes = [read_scene_file(scene["file"]) if "file" in scene else scene for scene in scenes]
+        scenes = [read_scene_file(row["file"]) if "file" in row else row for row in rows]
         steps = self.processor.num_history_steps
         if Path(path).suffix.lower() == ".gif":
             animate_scene(path, scenes[0], records[0], steps, names[0])
