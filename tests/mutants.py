@@ -516,4 +516,18 @@ MUTANTS = [
         "",
         "tests/tasks/test_motion_submissions.py::test_argoverse_1",
     ),
+    Mutant(
+        "motion: boxes of a log stay around the ego vehicle",
+        "hf_frozen_llm/tasks/motion_forecasting/argoverse.py",
+        'positions += ego[["tx_m", "ty_m", "tz_m"]].to_numpy()',
+        "positions += 0",
+        "tests/tasks/test_scene_files.py::test_windows_of_a_sensor_log",
+    ),
+    Mutant(
+        "motion: training windows reach into the validation's time",
+        "hf_frozen_llm/tasks/motion_forecasting/tracks.py",
+        "range(first, last - needed + 1, settings.stride)",
+        "range(first, last, settings.stride)",
+        "tests/tasks/test_scene_files.py::test_splits_of_eth_ucy",
+    ),
 ]
