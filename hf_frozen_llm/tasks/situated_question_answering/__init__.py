@@ -303,6 +303,10 @@ class SituatedQuestionAnswering(Task):
     def collate(self, examples: list[Example]) -> Batch:
         names = ("situation", "question")
         batch = super().collate([{k: v for k, v in example.items() if k not in names} for example in examples])
+        if "object_mask" in batch:
+            # All rows of padding of a scene are equal: one of them has the same losses as all.
+            count = int(batch["object_mask"].sum(dim=1).max()) + 1
+            batch |= {name: tensor[:, :count] for name, tensor in batch.items() if name.startswith("object_")}
         for name in names:
             batch |= self.processor.collate_words(name, [example[name] for example in examples])
         return batch
