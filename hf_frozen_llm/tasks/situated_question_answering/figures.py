@@ -72,6 +72,7 @@ def plot_answer(
     for name, (values, color) in poses.items():
         if values is not None:
             draw_agent(above, space, values, color, f"agent, {name}")
+    above.set_facecolor("#e8e8e8")  # white points are seen
     above.set_aspect("equal")
     above.tick_params(labelsize=7)
     above.set_xlabel("x in metres", fontsize=8)
