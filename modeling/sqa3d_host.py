@@ -343,10 +343,10 @@ class SQA3DModel(PreTrainedModel):
 
     def fusion_layers(self, texts: SQA3DTexts, object_mask: torch.Tensor) -> list[Callable]:
         """Return the layers of the visual tokens as functions of these alone."""
-        question = texts.question, object_mask, texts.question_mask
+        question: tuple[Any, ...] = (texts.question, object_mask, texts.question_mask)
         layers = [(layer, question) for layer in self.question_fusion_layers]
         if texts.situation is not None:
-            situation = texts.situation, object_mask, texts.situation_mask
+            situation: tuple[Any, ...] = (texts.situation, object_mask, texts.situation_mask)
             layers = [(layer, situation) for layer in self.situation_fusion_layers] + layers
         return [
             partial(lambda layer, args, objects: layer(objects, *args), layer, arguments)
