@@ -75,6 +75,25 @@ def test_two_processes(whole, flags, tmp_path):
     assert sum(row["questions"] for row in two["first_word"]) == 6
 
 
+def test_scanqa(data, flags, tmp_path):
+    """ScanQA's questions have no situation, and its model reads none."""
+    questions = tmp_path / "scanqa"
+    questions.mkdir()
+    for split, scenes in {"train": ("scene0000_00", "scene0004_00"), "val": ("scene0012_00",)}.items():
+        rows = [
+            {"scene_id": scene, "question_id": f"{split}-{scene}-{answer}", "question": text, "answers": [answer]}
+            for scene in scenes
+            for text, answer in (("What is on the left?", "bed"), ("What is small?", "chair"))
+        ]
+        (questions / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(rows))
+    scenes = ["--dataset_name", str(questions), "--scene_folder", f"{data}/scannet"]
+    host = ["--host.use_situation", "false", "--host.predict_situation", "false"]
+    main(["train", RECIPE, *flags, *scenes, *host, "--output_dir", str(tmp_path / "run")])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["config"]["use_situation"] is False and "eval_acc@0.5m" not in results["metrics"]
+    assert "sqa3d.pooled_norm.weight" in load_file(tmp_path / "run" / "model.safetensors")
+
+
 def test_check_and_info(whole, flags, capsys):
     report = check(RECIPE, flags, 6)
     assert not report.errors, report.errors
