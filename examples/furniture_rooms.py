@@ -45,7 +45,7 @@ COLORS = {
 SIDES = {"front": "in front of me", "left": "on my left", "behind": "behind me", "right": "on my right"}
 MARGIN = 12  # degrees from the border of two sides, within which nothing is asked about an object
 ROOM, HEIGHT = (4.5, 6.5), 2.4
-POINTS_OF_OBJECT, POINTS_OF_ROOM = 384, 900
+POINTS_OF_OBJECT, POINTS_OF_ROOM = 384, 150
 
 
 @dataclass
@@ -68,11 +68,13 @@ class Furniture:
 
 @dataclass
 class Agent:
-    """Where an agent is, in the plane, the angle in which it looks, and the text that says so."""
+    """Where an agent is, in the plane, the angle in which it looks, the text that says so, and what the text names."""
 
     place: np.ndarray
     angle: float
     situation: str
+    front: Furniture
+    back: Furniture | None = None
 
 
 def load_models(file: Path, split: str) -> dict[str, np.ndarray]:
@@ -125,7 +127,8 @@ def place_agents(objects: list[Furniture]) -> list[Agent]:
 
     middle = np.zeros(2)
     agents = [
-        Agent(middle, look(middle, o), f"I am standing in the middle of the room facing the {o.name}.") for o in unique
+        Agent(middle, look(middle, o), f"I am standing in the middle of the room facing the {o.name}.", o)
+        for o in unique
     ]
     for back in unique:
         for front in unique:
@@ -135,7 +138,7 @@ def place_agents(objects: list[Furniture]) -> list[Agent]:
             place = back.place + way / np.linalg.norm(way) * (back.radius + 0.3)
             if all(np.linalg.norm(place - o.place) > o.radius + 0.1 for o in objects):
                 text = f"I am standing with my back to the {back.name} facing the {front.name}."
-                agents.append(Agent(place, look(place, front), text))
+                agents.append(Agent(place, look(place, front), text, front, back))
     return agents
 
 
@@ -175,21 +178,51 @@ def ask(agent: Agent, objects: list[Furniture]) -> list[tuple[str, str, str]]:
         if side != "front":
             turn = "around" if side == "behind" else side
             asked.append(("which", f"Which way should I turn to face the {found.name}?", turn))
+    return asked + ask_of_things(agent, objects)
+
+
+def ask_of_things(agent: Agent, objects: list[Furniture]) -> list[tuple[str, str, str]]:
+    """Return questions about kinds, numbers and colours, for which only things that a text names have to be found."""
+    counts = Counter(o.name for o in objects)
+    looks = {(o.name, o.color) for o in objects}
+    asked = [("which", "Which color is the thing I am facing?", agent.front.color)]
+    if agent.back is not None:
+        asked.append(("which", "Which color is the thing at my back?", agent.back.color))
+    for name, *_ in KINDS.values():
+        things = PLURALS.get(name, name + "s")
+        asked.append(("how", f"How many {things} are in the room?", NUMBERS[min(counts[name], 6)]))
+        asked.append(("others", f"Are there any {things} in the room?", "yes" if counts[name] else "no"))
+        for color in COLORS:
+            is_so = "yes" if (name, color) in looks else "no"
+            asked.append(("can", f"Can I find a {color} {name} in the room?", is_so))
+            if counts[name] == 1:
+                asked.append(("is", f"Is the {name} {color}?", is_so))
+    asked += [("what", f"What color is the {o.name}?", o.color) for o in objects if counts[o.name] == 1]
     return asked
 
 
 def choose_questions(
     asked: list[tuple[str, str, str]], used: dict[str, Counter[str]], rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """Return a question of each type, of those whose answers are the rarest so far; `used` counts them."""
+    """
+    Return a question of each type, of those whose answers are the rarest so far: in this type, then to this text.
+    `used` counts the answers of each type and text.
+    """
+
+    def share(text: str, answer: str) -> float:
+        return used[text][answer] / max(1, used[text].total())
+
     chosen = []
     for kind in ("what", "is", "how", "can", "which", "others"):
         of_kind = [(text, answer) for name, text, answer in asked if name == kind]
         if of_kind:
             rarest = min(used[kind][answer] for _, answer in of_kind)
             of_kind = [(text, answer) for text, answer in of_kind if used[kind][answer] == rarest]
+            least = min(share(*question) for question in of_kind)
+            of_kind = [question for question in of_kind if share(*question) == least]
             text, answer = of_kind[rng.integers(len(of_kind))]
-            used[kind][answer] += 1
+            for counts in (used[kind], used[text]):
+                counts[answer] += 1
             chosen.append((text, answer))
     return chosen
 

@@ -4,6 +4,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -23,4 +24,15 @@ def copy_code(auto_map: dict[str, str], folder: str | os.PathLike) -> None:
                 shutil.copyfile(source, Path(folder, Path(source).name))
 
 
-__all__ = ["copy_code"]
+class SavedWithCode:
+    """Mixin of processors: one that was loaded with its code is saved with it."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Save as in transformers; a processor that was loaded with its code is saved with it."""
+        if auto_map := getattr(self, "auto_map", None):
+            os.makedirs(save_directory, exist_ok=True)
+            copy_code(auto_map, save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[misc]
+
+
+__all__ = ["SavedWithCode", "copy_code"]

@@ -39,7 +39,8 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     r"""
     Configuration of a [`SQA3DWithLLMBlockModel`]: a VoteNet, whose object proposals attend to the words of a situation
     and of a question. The defaults are those of the code of "SQA3D: Situated Question Answering in 3D Scenes" (ICLR
-    2023, its "ScanQA" model); the frozen-LLM paper has `hidden_size=768`.
+    2023, its "ScanQA" model); the frozen-LLM paper has `hidden_size=768`. `use_situation=False` is the model of
+    "ScanQA: 3D Question Answering for Spatial Scene Understanding" (CVPR 2022).
 
     Args:
         num_point_features (`int`, *optional*, defaults to 4):
@@ -77,6 +78,9 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             comparable.
         use_points (`bool`, *optional*, defaults to `True`):
             Whether the model sees the scene; without it, it answers by the texts alone.
+        use_situation (`bool`, *optional*, defaults to `True`):
+            Whether the model reads a situation. Without it, it is ScanQA's model: all layers of the visual tokens
+            attend to the question, and the answer depends on the sum of the pooled question and objects, normalised.
         vocab_size (`int`, *optional*):
             Number of words whose vectors the model holds; by default it is given the vectors of words.
         word_embedding_size (`int`, *optional*, defaults to 300):
@@ -89,7 +93,8 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             Width of the tokens of texts and objects, and of the LSTM in each direction.
         num_hidden_layers (`int`, *optional*, defaults to 4):
             Number of layers of the visual tokens: the first half attends to the situation, the second half to the
-            question. Each text has half as many layers of its own.
+            question. Each text has half as many layers of its own. Without a situation, all attend to the question,
+            which has as many layers of its own.
         num_attention_heads (`int`, *optional*, defaults to 8):
             Number of attention heads.
         intermediate_size (`int`, *optional*):
@@ -130,8 +135,9 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
 
     Raises:
         `ValueError`: for lists of another length, if `llm_block.position` is not one of -1, 0, …,
-            `num_hidden_layers`, if `num_hidden_layers` is odd, `hidden_size` is not a multiple of
-            `num_attention_heads`, or for a block without `use_points`.
+            `num_hidden_layers`, if `num_hidden_layers` is odd with a situation, `hidden_size` is not a multiple of
+            `num_attention_heads`, for a block without `use_points`, or for a model without a situation that predicts
+            one, or without `use_points`.
 
     Example:
 
@@ -162,6 +168,7 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     mean_sizes: list[list[float]] | None = None
     object_tokens: Literal["predicted", "annotated"] = "predicted"
     use_points: bool = True
+    use_situation: bool = True
     vocab_size: int | None = None
     word_embedding_size: int = 300
     num_lstm_layers: int = 1
@@ -208,7 +215,12 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
         for name in LEVELS:
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"{name} is {getattr(self, name)}; the PointNet++ has four levels: give 4 entries.")
-        if self.num_hidden_layers < 2 or self.num_hidden_layers % 2:
+        if not self.use_situation and (self.predict_situation or not self.use_points):
+            raise ValueError(
+                "use_situation is False: set predict_situation to False, too, and use_points to True, as ScanQA's "
+                "model has them."
+            )
+        if self.use_situation and (self.num_hidden_layers < 2 or self.num_hidden_layers % 2):
             raise ValueError(
                 f"num_hidden_layers is {self.num_hidden_layers}; it must be even: half of the layers attend to the "
                 "situation, half to the question."

@@ -178,7 +178,8 @@ class SQA3DWithLLMBlockModel(SQA3DWithLLMBlockPreTrainedModel):
         r"""
         Args:
             points (`torch.Tensor` of shape `(batch, points, 3 + num_point_features)`): x, y, z and the features.
-            situation_embeds (`torch.Tensor` of shape `(batch, words, word_embedding_size)`): vectors of words.
+            situation_embeds (`torch.Tensor` of shape `(batch, words, word_embedding_size)`): vectors of words. A model
+                without `use_situation` leaves situations out.
             situation_mask (`torch.Tensor` of shape `(batch, words)`, *optional*): 1 = word, 0 = padding at the end.
             question_embeds (`torch.Tensor` of shape `(batch, words, word_embedding_size)`): vectors of words.
             question_mask (`torch.Tensor` of shape `(batch, words)`, *optional*): 1 = word, 0 = padding at the end.
@@ -221,7 +222,8 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
         super().__init__(config)
         self.num_labels = cast(int, config.num_labels)
         self._build(config)
-        width, hidden, parts = config.pooler_output_size, config.hidden_size, 2 + config.use_points
+        width, hidden = config.pooler_output_size, config.hidden_size
+        parts = 2 + config.use_points if config.use_situation else 1
         self.classifier = SQA3DMLP(parts * width, hidden, self.num_labels, config.classifier_dropout)
         self.situation_head = None
         if config.predict_situation:
@@ -254,7 +256,8 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
         r"""
         Args:
             points (`torch.Tensor` of shape `(batch, points, 3 + num_point_features)`): x, y, z and the features.
-            situation_embeds (`torch.Tensor` of shape `(batch, words, word_embedding_size)`): vectors of words.
+            situation_embeds (`torch.Tensor` of shape `(batch, words, word_embedding_size)`): vectors of words. A model
+                without `use_situation` leaves situations out.
             situation_mask (`torch.Tensor` of shape `(batch, words)`, *optional*): 1 = word, 0 = padding at the end.
             question_embeds (`torch.Tensor` of shape `(batch, words, word_embedding_size)`): vectors of words.
             question_mask (`torch.Tensor` of shape `(batch, words)`, *optional*): 1 = word, 0 = padding at the end.

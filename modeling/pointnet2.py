@@ -217,7 +217,8 @@ class SetAbstraction(nn.Module):
         """Return the centres' features, `(batch, channels, centers)`."""
         indices = query_ball(points, centers, self.radius, self.num_neighbors)
         grouped = group_neighbors(points, centers, features, indices, self.radius)
-        grouped = grouped.to(next(self.layers.parameters()).dtype)
+        # Channels last: linear layers and norms of small width are several times faster on a CPU.
+        grouped = grouped.to(next(self.layers.parameters()).dtype, memory_format=torch.channels_last)
         for layer in self.layers:
             grouped = layer(grouped)
         return grouped.amax(dim=-1)

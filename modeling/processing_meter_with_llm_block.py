@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Images and texts as inputs of a METER."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,8 @@ from transformers.image_utils import (
     make_flat_list_of_images,
 )
 
-from .code_files import copy_code
+from .answers import rank_answers
+from .code_files import SavedWithCode
 
 
 class MeterImageProcessor(BaseImageProcessor):
@@ -86,7 +86,7 @@ class MeterImageProcessor(BaseImageProcessor):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-class MeterProcessor(ProcessorMixin):
+class MeterProcessor(SavedWithCode, ProcessorMixin):
     r"""
     Prepares pairs of an image and a text as the inputs of a METER, and names its answers.
 
@@ -201,21 +201,7 @@ class MeterProcessor(ProcessorMixin):
         Returns:
             `list[list[dict]]`: for each question `answer` and `score`, between 0 and 1, the best first.
         """
-        if self.answers is None or logits.shape[-1] != len(self.answers):
-            known = "none" if self.answers is None else len(self.answers)
-            raise ValueError(f"The logits are of {logits.shape[-1]} answers; the processor's answers are {known}.")
-        best = logits.float().sigmoid().topk(min(top_k, len(self.answers)))
-        return [
-            [{"answer": self.answers[index], "score": score} for score, index in zip(scores, indices)]
-            for scores, indices in zip(best.values.tolist(), best.indices.tolist())
-        ]
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save as in transformers; a processor that was loaded with its code is saved with it."""
-        if auto_map := getattr(self, "auto_map", None):
-            os.makedirs(save_directory, exist_ok=True)
-            copy_code(auto_map, save_directory)
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        return rank_answers(self.answers, logits, top_k)
 
 
 __all__ = ["MeterImageProcessor", "MeterProcessor"]

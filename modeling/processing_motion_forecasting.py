@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Scenes of moving agents and lanes as inputs of a model that forecasts motion."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 from transformers.utils import logging
 
-from .code_files import copy_code
+from .code_files import SavedWithCode
 from .motion_scenes import (
     HEADING_RULES,
     LANE_RULES,
@@ -70,7 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class MotionProcessor(FeatureExtractionMixin):
+class MotionProcessor(SavedWithCode, FeatureExtractionMixin):
     r"""
     Prepares scenes as the inputs of a model that forecasts motion, and brings its trajectories back to the scenes.
 
@@ -400,13 +399,6 @@ class MotionProcessor(FeatureExtractionMixin):
                 }
             )
         return results
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save as in transformers; a processor that was loaded with its code is saved with it."""
-        if auto_map := getattr(self, "auto_map", None):
-            os.makedirs(save_directory, exist_ok=True)
-            copy_code(auto_map, save_directory)
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
 def suppress_near_ends(ends: np.ndarray, min_distance: float) -> np.ndarray:

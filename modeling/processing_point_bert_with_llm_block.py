@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
-from .code_files import copy_code
+from .code_files import SavedWithCode
 from .point_files import POINT_SUFFIXES, read_points, to_coordinates
 from .point_groups import gather_points, sample_farthest_points
 
 
-class PointCloudProcessor(FeatureExtractionMixin):
+class PointCloudProcessor(SavedWithCode, FeatureExtractionMixin):
     r"""
     Prepares point clouds as the inputs of a point cloud classifier.
 
@@ -97,13 +97,6 @@ class PointCloudProcessor(FeatureExtractionMixin):
                 raise ValueError(f"{location}: all points are in one place.")
             cloud = cloud / radius
         return cloud.float()
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save as in transformers; a processor that was loaded with its code is saved with it."""
-        if auto_map := getattr(self, "auto_map", None):
-            os.makedirs(save_directory, exist_ok=True)
-            copy_code(auto_map, save_directory)
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
 def _separate(points: Any) -> Iterator[tuple[Any, str]]:

@@ -2,7 +2,6 @@
 """Scenes, situations and questions as inputs of an SQA3D model."""
 
 import base64
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
-from .code_files import copy_code
+from .answers import rank_answers
+from .code_files import SavedWithCode
 
 
 UNKNOWN_WORD = "unk"
@@ -23,7 +23,7 @@ def split_words(text: str) -> list[str]:
     return text.replace("?", " ?").replace(".", " .").split()
 
 
-class SQA3DProcessor(FeatureExtractionMixin):
+class SQA3DProcessor(SavedWithCode, FeatureExtractionMixin):
     r"""
     Prepares scenes, situations and questions as the inputs of an SQA3D model, and names its answers.
 
@@ -215,21 +215,7 @@ class SQA3DProcessor(FeatureExtractionMixin):
         Returns:
             `list[list[dict]]`: for each question `answer` and `score`, between 0 and 1, the best first.
         """
-        if self.answers is None or logits.shape[-1] != len(self.answers):
-            known = "none" if self.answers is None else len(self.answers)
-            raise ValueError(f"The logits are of {logits.shape[-1]} answers; the processor's answers are {known}.")
-        best = logits.float().sigmoid().topk(min(top_k, len(self.answers)))
-        return [
-            [{"answer": self.answers[index], "score": score} for score, index in zip(scores, indices)]
-            for scores, indices in zip(best.values.tolist(), best.indices.tolist())
-        ]
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save as in transformers; a processor that was loaded with its code is saved with it."""
-        if auto_map := getattr(self, "auto_map", None):
-            os.makedirs(save_directory, exist_ok=True)
-            copy_code(auto_map, save_directory)
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        return rank_answers(self.answers, logits, top_k)
 
 
 __all__ = ["SQA3DProcessor", "split_words"]

@@ -38,7 +38,7 @@ class SQA3DModelOutput(ModelOutput):
     Args:
         last_hidden_state (`torch.Tensor` of shape `(batch, objects, hidden_size)`): the visual tokens.
         pooler_output (`torch.Tensor` of shape `(batch, 3 * pooler_output_size)`): the pooled situation, question and
-            visual tokens.
+            visual tokens; without a situation, of the others' sum, `(batch, pooler_output_size)`.
         object_mask (`torch.BoolTensor` of shape `(batch, objects)`): which visual tokens are objects.
         hidden_states (`tuple[torch.Tensor]`, *optional*): the visual tokens before and after each layer.
         attentions (`tuple[torch.Tensor]`, *optional*): the self-attention of the visual tokens in each layer.
@@ -55,9 +55,9 @@ class SQA3DModelOutput(ModelOutput):
 class SQA3DTexts:
     """The words of situations and questions, `(batch, words, hidden_size)`, with their masks: True = word."""
 
-    situation: torch.Tensor
+    situation: torch.Tensor | None
     question: torch.Tensor
-    situation_mask: torch.Tensor
+    situation_mask: torch.Tensor | None
     question_mask: torch.Tensor
 
 
@@ -231,19 +231,23 @@ class SQA3DModel(PreTrainedModel):
 
     def __init__(self, config: SQA3DWithLLMBlockConfig):
         super().__init__(config)
-        width, half = config.hidden_size, config.num_hidden_layers // 2
+        width, count = config.hidden_size, config.num_hidden_layers
         self.text_encoder = SQA3DTextEncoder(config)
         self.text_projection = nn.Linear(width * (1 + config.bidirectional_lstm), width)
-        self.situation_layers, self.question_layers = (
-            nn.ModuleList(SQA3DTextLayer(config) for _ in range(half)) for _ in range(2)
-        )
-        self.situation_pooler, self.question_pooler = SQA3DPooler(config), SQA3DPooler(config)
+        if config.use_situation:
+            count = count // 2
+            self.situation_layers = nn.ModuleList(SQA3DTextLayer(config) for _ in range(count))
+            self.situation_pooler = SQA3DPooler(config)
+        else:
+            self.pooled_norm = SQA3DLayerNorm(config.pooler_output_size, config.layer_norm_eps)
+        self.question_layers = nn.ModuleList(SQA3DTextLayer(config) for _ in range(count))
+        self.question_pooler = SQA3DPooler(config)
         if config.use_points:
             self.detector = VoteNet(config)
             self.object_projection = nn.Linear(config.proposal_size, width)
-            self.situation_fusion_layers, self.question_fusion_layers = (
-                nn.ModuleList(SQA3DFusionLayer(config) for _ in range(half)) for _ in range(2)
-            )
+            if config.use_situation:
+                self.situation_fusion_layers = nn.ModuleList(SQA3DFusionLayer(config) for _ in range(count))
+            self.question_fusion_layers = nn.ModuleList(SQA3DFusionLayer(config) for _ in range(count))
             self.object_pooler = SQA3DPooler(config)
         self.post_init()
 
@@ -266,19 +270,20 @@ class SQA3DModel(PreTrainedModel):
         question: tuple[torch.Tensor | None, ...],
     ) -> SQA3DTexts:
         """Encode texts, each given by the vectors of its words, its mask, and the numbers of its words."""
-        situation_words, situation_mask = self._embed_words("situation", *situation)
-        question_words, question_mask = self._embed_words("question", *question)
-
-        def encode(words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            return nn.functional.gelu(self.text_projection(self.text_encoder(words, mask)))
-
-        situation_words = encode(situation_words, situation_mask)
-        question_words = encode(question_words, question_mask)
-        for layer in self.situation_layers:
-            situation_words = layer(situation_words, situation_mask)
-        for layer in self.question_layers:
-            question_words = layer(question_words, question_mask)
+        question_words, question_mask = self._encode_text("question", question, self.question_layers)
+        if not self.config.use_situation:
+            return SQA3DTexts(None, question_words, None, question_mask)
+        situation_words, situation_mask = self._encode_text("situation", situation, self.situation_layers)
         return SQA3DTexts(situation_words, question_words, situation_mask, question_mask)
+
+    def _encode_text(
+        self, name: str, text: tuple[torch.Tensor | None, ...], layers: nn.ModuleList
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        words, mask = self._embed_words(name, *text)
+        words = nn.functional.gelu(self.text_projection(self.text_encoder(words, mask)))
+        for layer in layers:
+            words = layer(words, mask)
+        return words, mask
 
     def _embed_words(
         self, name: str, embeds: torch.Tensor | None, mask: torch.Tensor | None, ids: torch.Tensor | None
@@ -338,10 +343,11 @@ class SQA3DModel(PreTrainedModel):
 
     def fusion_layers(self, texts: SQA3DTexts, object_mask: torch.Tensor) -> list[Callable]:
         """Return the layers of the visual tokens as functions of these alone."""
-        situation = texts.situation, object_mask, texts.situation_mask
-        question = texts.question, object_mask, texts.question_mask
-        layers = [(layer, situation) for layer in self.situation_fusion_layers]
-        layers += [(layer, question) for layer in self.question_fusion_layers]
+        question: tuple[Any, ...] = (texts.question, object_mask, texts.question_mask)
+        layers = [(layer, question) for layer in self.question_fusion_layers]
+        if texts.situation is not None:
+            situation: tuple[Any, ...] = (texts.situation, object_mask, texts.situation_mask)
+            layers = [(layer, situation) for layer in self.situation_fusion_layers] + layers
         return [
             partial(lambda layer, args, objects: layer(objects, *args), layer, arguments)
             for layer, arguments in layers
@@ -350,9 +356,15 @@ class SQA3DModel(PreTrainedModel):
     def pool(
         self, texts: SQA3DTexts, objects: torch.Tensor | None, object_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the pooled situation, question and objects, side by side, and the weights of the objects."""
-        situation, _ = self.situation_pooler(texts.situation, texts.situation_mask)
+        """
+        Return the pooled situation, question and objects, side by side, and the weights of the objects. Without a
+        situation, the others are added and normalised.
+        """
         question, _ = self.question_pooler(texts.question, texts.question_mask)
+        if texts.situation is None:
+            pooled, weights = self.object_pooler(objects, object_mask)
+            return self.pooled_norm(question + pooled), weights
+        situation, _ = self.situation_pooler(texts.situation, texts.situation_mask)
         if objects is None or object_mask is None:
             return torch.cat([situation, question], dim=-1), None
         pooled, weights = self.object_pooler(objects, object_mask)

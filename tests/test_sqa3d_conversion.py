@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Published SQA3D models: every number of the published classes, and every tensor of their files accounted for."""
+"""Published SQA3D and ScanQA models: the numbers of the published classes, and every tensor accounted for."""
 
 import json
 
@@ -394,3 +394,65 @@ def test_command_and_round_trip(state, official, tmp_path, capsys):
     model = AutoModel.from_pretrained(tmp_path / "out", **fields)
     with torch.no_grad():
         assert_close(model(**inputs_of(official)).logits, official["out.answer_scores"], "answer_scores")
+
+
+def scanqa_state(state):
+    """A checkpoint of ScanQA's own model, of the same layers: those that it has, by its names, and its heads."""
+    names = {"enc_list_q.": "fusion_backbone.enc_list.", "dec_list.": "fusion_backbone.dec_list."}
+    names |= {"attflat_q.": "attflat_lang."}
+    others = ("enc_list_s.", "dec_list_2.", "attflat_s.", "attflat_lstm_q.", "s_feat", "q_feat", "aux_reg.", "answer_")
+    found = {}
+    for name, tensor in state.items():
+        if not name.startswith(others):
+            old = next((old for old in names if name.startswith(old)), "")
+            found[names.get(old, "") + name.removeprefix(old)] = tensor
+    pooled, width = state["attflat_q.linear_merge.weight"].shape[0], state["lang_feat_linear.0.bias"].shape[0]
+    torch.manual_seed(0)
+    shapes = {"fusion_norm.a_2": (pooled,), "fusion_norm.b_2": (pooled,), "lang_cls.0.weight": (width, pooled)}
+    shapes |= {"answer_cls.0.weight": (width, pooled), "answer_cls.0.bias": (width,)}
+    shapes |= {"answer_cls.3.weight": (5, width), "answer_cls.3.bias": (5,), "lang_cls.3.bias": (18,)}
+    return found | {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+def test_scanqa_checkpoint_answers_as_published(model, state, official):
+    """The modules, each of which equals the published one, are put together as in ScanQA's code."""
+    checkpoint = scanqa_state(state)
+    converted = read_released_checkpoint(checkpoint, TASK, **FIELDS)
+    unused = {name for name in checkpoint if name.startswith(("object_cls.", "lang_cls."))}
+    assert set(converted.left_out) == unused and "lang_cls.0.weight: left out, a head" in converted.describe()
+    assert not converted.config.use_situation and converted.config.num_hidden_layers == 2
+    scanqa = convert_released_checkpoint(
+        checkpoint, TASK, mean_sizes=official["input.mean_size_arr"].tolist(), **FIELDS
+    )
+    inputs = inputs_of(official)
+    host = model.sqa3d
+    with torch.no_grad():
+        out = scanqa(**{name: value for name, value in inputs.items() if not name.startswith("situation")})
+        assert torch.equal(out.logits, scanqa(**inputs).logits), "no situation is read"
+        texts, mask = texts_of(model, inputs), inputs["question_mask"]
+        detection = host.detect(inputs["points"], None, None)
+        objects = host.project_objects(detection.proposal_features)
+        for layer in host.situation_fusion_layers:
+            objects = layer(objects, texts.question, detection.proposal_mask, mask)
+        pooled = host.question_pooler(texts.question, mask)[0]
+        pooled = pooled + host.object_pooler(objects, detection.proposal_mask)[0]
+        spread = pooled.std(dim=-1, keepdim=True) + 1e-6
+        pooled = (pooled - pooled.mean(dim=-1, keepdim=True)) / spread
+        pooled = checkpoint["fusion_norm.a_2"] * pooled + checkpoint["fusion_norm.b_2"]
+        for index in (0, 3):
+            pooled = pooled @ checkpoint[f"answer_cls.{index}.weight"].T + checkpoint[f"answer_cls.{index}.bias"]
+            expected, pooled = pooled, torch.nn.functional.gelu(pooled)
+    assert_close(out.logits, expected, "answer_scores")
+    assert out.situation is None
+
+
+def texts_of(model, inputs):
+    return model.sqa3d.encode_texts(
+        *((inputs[f"{name}_embeds"], inputs[f"{name}_mask"], None) for name in ("situation", "question"))
+    )
+
+
+@pytest.mark.parametrize("fields", [{"predict_situation": True}, {"use_points": False, "predict_situation": False}])
+def test_scanqa_has_points_and_no_pose(fields):
+    with pytest.raises(ValueError, match="use_situation is False: set predict_situation to False"):
+        SQA3DWithLLMBlockModel(SQA3DWithLLMBlockConfig(use_situation=False, **fields))

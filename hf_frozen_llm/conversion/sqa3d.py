@@ -1,5 +1,8 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""The published SQA3D models with points (github.com/SilongYong/SQA3D, `ScanQA`), those without the scene included."""
+"""
+The published SQA3D models with points (github.com/SilongYong/SQA3D, `ScanQA`), those without the scene included, and
+ScanQA's own (github.com/ATR-DBI/ScanQA).
+"""
 
 import re
 from typing import Any
@@ -62,6 +65,11 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     **name_layer("enc_list_q.*", "sqa3d.question_layers.*", TEXT_ATTENTION),
     **name_layer("dec_list.*", "sqa3d.situation_fusion_layers.*", FUSION_ATTENTIONS),
     **name_layer("dec_list_2.*", "sqa3d.question_fusion_layers.*", FUSION_ATTENTIONS),
+    **name_layer("fusion_backbone.enc_list.*", "sqa3d.question_layers.*", TEXT_ATTENTION),
+    **name_layer("fusion_backbone.dec_list.*", "sqa3d.question_fusion_layers.*", FUSION_ATTENTIONS),
+    **name_pooler("attflat_lang", "sqa3d.question_pooler"),
+    "fusion_norm.a_2": "sqa3d.pooled_norm.weight",
+    "fusion_norm.b_2": "sqa3d.pooled_norm.bias",
     **name_pooler("attflat_s", "sqa3d.situation_pooler"),
     **name_pooler("attflat_q", "sqa3d.question_pooler"),
     **name_pooler("attflat_visual", "sqa3d.object_pooler"),
@@ -70,6 +78,8 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "aux_reg.0": "situation_head.fc1",
     "aux_reg.3": "situation_head.fc2",
 }
+# Heads of ScanQA, which find the object that a question is about, and its class; no answer depends on them.
+SCANQA_HEADS = ("object_cls.", "lang_cls.")
 UNUSED = ("s_feat_linear.", "q_feat_linear.", "object_cls.", "attflat_lstm_q.")
 OF_SCENE: tuple[str, ...] = (
     f"{BACKBONE}.",
@@ -83,9 +93,14 @@ OF_SCENE += ("attflat_visual.",)
 HEADS = ("answer_cls.", "aux_reg.")
 
 
+def is_scanqa(state: StateDict) -> bool:
+    """Return whether the model is ScanQA's own, which has no situation."""
+    return "fusion_norm.a_2" in state
+
+
 def uses_points(state: StateDict) -> bool:
     """Return whether the answers depend on the scene: a third pooled vector beside those of the texts."""
-    return state["answer_cls.0.weight"].shape[1] == 3 * len(state["attflat_s.linear_merge.weight"])
+    return is_scanqa(state) or state["answer_cls.0.weight"].shape[1] == 3 * len(state["attflat_s.linear_merge.weight"])
 
 
 def find_left_out(
@@ -93,7 +108,9 @@ def find_left_out(
 ) -> dict[str, str]:
     """Return the tensors that the model does not use, each with the reason."""
     left_out = {name: "not used by the published model" for name in state if name.startswith(UNUSED)}
-    if "answer_cls.0.weight" in state and "attflat_s.linear_merge.weight" in state and not uses_points(state):
+    if is_scanqa(state):
+        left_out = {name: "a head that no answer depends on" for name in state if name.startswith(SCANQA_HEADS)}
+    elif "answer_cls.0.weight" in state and "attflat_s.linear_merge.weight" in state and not uses_points(state):
         unused = (*OF_SCENE, "aux_reg.")
         left_out |= {name: "not used by a model without the scene" for name in state if name.startswith(unused)}
     if model_class is SQA3DWithLLMBlockModel:
@@ -149,17 +166,21 @@ def make_config(state: StateDict, given: GivenFields) -> SQA3DWithLLMBlockConfig
     detector = read_detector(state, given) if has_points else {}
     hidden_size = state["lang_net.lstm.weight_hh_l0"].shape[1]
     lstm_layers = [name for name in state if re.fullmatch(r"lang_net\.lstm\.weight_ih_l\d+", name)]
-    pooler_output_size, pooled_width = state["attflat_s.linear_merge.weight"].shape
+    scanqa = is_scanqa(state)
+    pooler = "attflat_lang" if scanqa else "attflat_s"
+    layers = "fusion_backbone.enc_list" if scanqa else "enc_list_q"
+    pooler_output_size, pooled_width = state[f"{pooler}.linear_merge.weight"].shape
     return SQA3DWithLLMBlockConfig(
         **detector,
         use_points=has_points,
+        use_situation=given.confirm("use_situation", not scanqa),
         word_embedding_size=given.confirm("word_embedding_size", state["lang_net.lstm.weight_ih_l0"].shape[1]),
         num_lstm_layers=given.confirm("num_lstm_layers", len(lstm_layers)),
         bidirectional_lstm=given.confirm("bidirectional_lstm", "lang_net.lstm.weight_ih_l0_reverse" in state),
         hidden_size=given.confirm("hidden_size", hidden_size),
-        num_hidden_layers=given.confirm("num_hidden_layers", 2 * count_layers(state, "enc_list_q")),
-        intermediate_size=given.confirm("intermediate_size", len(state["enc_list_q.0.ffn.mlp.fc.linear.weight"])),
-        pooler_hidden_size=given.confirm("pooler_hidden_size", len(state["attflat_s.mlp.fc.linear.weight"])),
+        num_hidden_layers=given.confirm("num_hidden_layers", (2 - scanqa) * count_layers(state, layers)),
+        intermediate_size=given.confirm("intermediate_size", len(state[f"{layers}.0.ffn.mlp.fc.linear.weight"])),
+        pooler_hidden_size=given.confirm("pooler_hidden_size", len(state[f"{pooler}.mlp.fc.linear.weight"])),
         num_glimpses=given.confirm("num_glimpses", pooled_width // hidden_size),
         pooler_output_size=given.confirm("pooler_output_size", pooler_output_size),
         predict_situation=given.confirm("predict_situation", has_points and "aux_reg.0.weight" in state),

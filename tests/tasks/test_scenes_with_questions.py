@@ -262,6 +262,10 @@ def test_bad_scenes(tmp_path):
     scene.boxes[0, 6] = 1
     with pytest.raises(ValueError, match="a box has the NYU40 number 1, which is no object's"):
         sample_scene(scene, SQA3DProcessor(8), np.arange(8), "scene")
+    scene.points[3, 0] = np.nan
+    with pytest.raises(ValueError, match=r"scene0000_00: point 3 is \[nan, .*; all numbers must be finite"):
+        sample_scene(scene, SQA3DProcessor(8), np.arange(8), "scene0000_00")
+    scene.points[3, 0] = 0
     scene.boxes = boxes[:0]
     scene.semantic[:] = 0
     labels = make_labels(sample_scene(scene, SQA3DProcessor(8), np.arange(8), "scene"), np.ones((18, 3)))
@@ -271,6 +275,11 @@ def test_bad_scenes(tmp_path):
         read_scene(folder, "scene0000_00")
     np.save(folder / "scannet_data" / "scene0000_00_sem_label.npy", np.zeros(5))
     with pytest.raises(ValueError, match="have different numbers of points"):
+        read_scene(folder, "scene0000_00")
+    for suffix in ("vert", "aligned_vert", "sem_label", "ins_label"):
+        np.save(folder / "scannet_data" / f"scene0000_00_{suffix}.npy", np.zeros((0, 9), np.float32))
+    (folder / "scans" / "scene0000_00" / "scene0000_00.txt").unlink()
+    with pytest.raises(ValueError, match=r"scene0000_00_vert\.npy is empty: the scene has no points"):
         read_scene(folder, "scene0000_00")
     (folder / "scannet_data" / "scene0000_00_vert.npy").write_bytes(b"no array")
     with pytest.raises(ValueError, match=r"scene0000_00_vert\.npy cannot be read"):

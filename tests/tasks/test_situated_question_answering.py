@@ -77,6 +77,26 @@ def test_train_evaluate_and_predict(data, recipe, tmp_path, capsys):
     assert len(processor.post_process_answers(outputs.logits)[0]) == 5
 
 
+def test_predict_counts_bad_scenes_and_draws_the_others(data, recipe, tmp_path, capsys):
+    run, pictures = str(tmp_path / "run"), tmp_path / "pictures"
+    flags = ["--host.object_tokens", "annotated", "--llm_block", "null"]
+    main(["train", recipe, *TINY_SQA3D, *flags, "--dataset_name", data, "--output_dir", run])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["config"]["object_tokens"] == "annotated"
+    scannet = tmp_path / "data" / "scannet" / "scannet_data"
+    file = scannet / "scene0012_00_aligned_vert.npy"
+    points = np.load(file)
+    points[0, 0] = np.nan
+    np.save(file, points)
+    flags = ["--dataset_name", data, "--split", "val", "--plot_folder", str(pictures)]
+    main(["predict", run, *flags, "--output", str(tmp_path / "answers.jsonl")])
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
+    printed = capsys.readouterr().err
+    assert "4 of 6 inputs could not be predicted" in printed and "point 0 is [nan" in printed
+    assert sorted(path.name for path in pictures.iterdir()) == ["4.png", "5.png"]
+    assert (pictures / "4.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_question_only(data, recipe, tmp_path):
     flags = ["--host.use_points", "false", "--host.predict_situation", "false", "--hide_situation", "true"]
     run = tmp_path / "run"
@@ -160,6 +180,8 @@ def test_bad_keys(keys, message):
 
 
 def test_keys_of_predict_alone():
+    with pytest.raises(ValueError, match="plot_folder is 'here', but only an evaluation uses it"):
+        TASK.arguments(dataset_name="data", plot_folder="here").check_training()
     args = TASK.arguments(dataset_name="data", question="What?")
     with pytest.raises(ValueError, match="question is 'What\\?', but only `predict` uses it"):
         args.check_training()

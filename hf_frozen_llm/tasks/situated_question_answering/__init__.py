@@ -26,6 +26,7 @@ from hf_frozen_llm.modeling.processing_sqa3d_with_llm_block import (
     split_words,
 )
 from hf_frozen_llm.tasks.situated_question_answering.examples import SceneQuestionTransform
+from hf_frozen_llm.tasks.situated_question_answering.figures import plot_answer
 from hf_frozen_llm.tasks.situated_question_answering.readers import (
     count_answers,
     list_answers,
@@ -33,13 +34,14 @@ from hf_frozen_llm.tasks.situated_question_answering.readers import (
     read_questions,
     read_word_vectors,
 )
-from hf_frozen_llm.tasks.situated_question_answering.scenes import find_scenes, read_alignment, to_matrix
+from hf_frozen_llm.tasks.situated_question_answering.scenes import find_scenes, read_alignments, to_matrix
 from hf_frozen_llm.tasks.task import Batch, Record, Task
 
 
 logger = logging.get_logger(__name__)
 
 NUM_ANSWERS = 10  # of a record
+NUM_PICTURES = 16
 FEATURES = {name: datasets.Value("string") for name in ("scene_id", "situation", "question")}
 
 
@@ -51,7 +53,8 @@ class SceneQuestionArguments(DataArguments):
 
     Args:
         scene_folder (`str`, *optional*):
-            Folder that has `scannet_data`, as ScanQA's scripts make it. By default `scannet` in `dataset_name`.
+            Folder that has `scannet_data`, as ScanQA's scripts make it, or `scan_data/pcd_with_global_alignment`, as
+            LEO distributes it. By default `scannet` in `dataset_name`.
         num_points (`int`, *optional*, defaults to 40000):
             Number of points of a scene that the model gets.
         use_color (`bool`, *optional*, defaults to `True`):
@@ -88,6 +91,9 @@ class SceneQuestionArguments(DataArguments):
             The situation in which `predict` asks about `.npy` files of points.
         question (`str`, *optional*):
             The question that `predict` asks about them.
+        plot_folder (`str`, *optional*):
+            New or existing folder in which `predict` and `evaluate` draw the answers to the first 16 questions, as
+            `<row>.png`: the scene, the agent, the boxes of the visual tokens that are weighed most, and the scores.
     """
 
     evaluation_keys: ClassVar[tuple[str, ...]] = (
@@ -96,6 +102,7 @@ class SceneQuestionArguments(DataArguments):
         "repeat_color_normalization",
         "situation",
         "question",
+        "plot_folder",
     )
 
     scene_folder: str | None = None
@@ -115,6 +122,7 @@ class SceneQuestionArguments(DataArguments):
     batch_norm_decay_epochs: int = 20
     situation: str | None = None
     question: str | None = None
+    plot_folder: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -127,9 +135,9 @@ class SceneQuestionArguments(DataArguments):
             raise ValueError(f"batch_norm_decay is {self.batch_norm_decay}; it must lie in (0, 1].")
 
     def check_training(self) -> None:
-        for name in ("situation", "question"):
+        for name, users in (("situation", "`predict`"), ("question", "`predict`"), ("plot_folder", "an evaluation")):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but only `predict` uses it. Remove it.")
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but only {users} uses it. Remove it.")
 
     def evaluation_changes(self) -> dict[str, Any]:
         return {name: True for name in ("hide_situation", "repeat_color_normalization") if getattr(self, name)}
@@ -197,10 +205,11 @@ class SituatedQuestionAnswering(Task):
                 f"such as {lacking[0]}, are not in {folder}."
             )
         scenes = sorted({row["scene_id"] for row in kept})
-        if unaligned := [scene for scene in scenes if read_alignment(folder, scene) is None]:
+        aligned = read_alignments(folder, scenes)
+        if unaligned := [scene for scene in scenes if scene not in aligned]:
             logger.warning(
                 f"{location}: {len(unaligned):,} of {len(scenes):,} scenes, such as {unaligned[0]}, have no "
-                f"axisAlignment in {folder / 'scans'}; poses in them are not turned."
+                f"axisAlignment in {folder}; poses in them are not turned."
             )
         names = [name for name in ("answers", "pose") if all(name in row for row in kept)]
         features = {**FEATURES, "question_id": datasets.Value("string")}
@@ -217,6 +226,10 @@ class SituatedQuestionAnswering(Task):
         columns = {"scene_id": list(files)}
         columns |= {name: [getattr(args, name) or ""] * len(files) for name in ("situation", "question")}
         return datasets.Dataset.from_dict(columns, datasets.Features(FEATURES))
+
+    @classmethod
+    def check_plot(cls, rows: HFDataset) -> None:
+        raise ValueError(f"{cls.name} draws a picture of each question: set --plot_folder instead of --plot.")
 
     @classmethod
     def config_fields(cls, args: SceneQuestionArguments, rows: HFDataset) -> dict[str, Any]:
@@ -303,6 +316,10 @@ class SituatedQuestionAnswering(Task):
     def collate(self, examples: list[Example]) -> Batch:
         names = ("situation", "question")
         batch = super().collate([{k: v for k, v in example.items() if k not in names} for example in examples])
+        if "object_mask" in batch:
+            # All rows of padding of a scene are equal: one of them has the same losses as all.
+            count = int(batch["object_mask"].sum(dim=1).max()) + 1
+            batch |= {name: tensor[:, :count] for name, tensor in batch.items() if name.startswith("object_")}
         for name in names:
             batch |= self.processor.collate_words(name, [example[name] for example in examples])
         return batch
@@ -329,7 +346,37 @@ class SituatedQuestionAnswering(Task):
         if labels is not None:
             losses = nn.functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(1)
             columns["loss"] = losses.tolist()
-        return [dict(zip(columns, values)) for values in zip(*columns.values())]
+        records = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        if self.args.plot_folder is not None and "points" in batch:
+            for index, record in enumerate(records):
+                if record["row"] < NUM_PICTURES:
+                    self.draw_answer(batch, outputs, index, record)
+        return records
+
+    def draw_answer(self, batch: Batch, outputs: Any, index: int, record: Record) -> None:
+        """Draw the answer to a question into `plot_folder`."""
+        folder = Path(self.args.plot_folder or "").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        points = batch["points"][index].float().cpu().numpy()
+        names = ("object_weights", "object_mask", "box_centers", "box_sizes", "class_logits", "situation")
+        found = {name: outputs[name][index].float().cpu().numpy() for name in names if outputs.get(name) is not None}
+        row: Row = self.rows[record["row"]]
+        plot_answer(
+            folder / f"{record['row']}.png",
+            points[:, :3],
+            self.colors(points),
+            found,
+            {name: row[name] for name in ("situation", "question")},
+            self.describe(record)["predictions"],
+            row.get("answers") or [],
+            np.array(record["pose"]) if "pose" in record else None,
+        )
+
+    def colors(self, points: np.ndarray) -> np.ndarray:
+        """Return the colours of points that are inputs of the model, from 0 to 1; grey if it gets none."""
+        if not self.processor.use_color:
+            return np.full((len(points), 3), 0.5)
+        return (points[:, 3:6] * COLOR_RANGE / 255 + np.array(MEAN_COLOR) / 255).clip(0, 1)
 
     def metrics(self, records: list[Record], rows: HFDataset) -> dict[str, Any]:
         """
@@ -365,9 +412,7 @@ class SituatedQuestionAnswering(Task):
         """Draw a scene from above, its agent as an arrow, with the words of the question."""
         if "points" in batch:
             points = batch["points"][index].float().cpu().numpy()
-            colors = points[:, 2]
-            if self.processor.use_color:
-                colors = (points[:, 3:6] * COLOR_RANGE / 255 + np.array(MEAN_COLOR) / 255).clip(0, 1)
+            colors = self.colors(points) if self.processor.use_color else points[:, 2]
             axis.scatter(points[:, 0], points[:, 1], s=1, c=colors)
             axis.set_aspect("equal")
             if "situation_labels" in batch:

@@ -1,17 +1,19 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Scenes of ScanNet as ScanQA prepares them, and their labels as SQA3D's code makes them.
+Scenes of ScanNet as ScanQA prepares them or LEO distributes them, and their labels as SQA3D's code makes them.
 
 Sources: github.com/ATR-DBI/ScanQA for the files, github.com/SilongYong/SQA3D (`ScanQA/lib/sepdataset.py`) for the
 labels and the augmentation.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hf_frozen_llm.modeling.processing_sqa3d_with_llm_block import SQA3DProcessor
+from hf_frozen_llm.tasks.situated_question_answering.leo_scenes import CLOUDS, read_cloud, read_matrices
 
 
 MAX_OBJECTS = 128
@@ -29,7 +31,8 @@ class Scene:
     A scene along the axes of its room.
 
     Args:
-        points (`numpy.ndarray` of shape `(points, 9)`): x, y, z, red, green, blue from 0 to 255, normals.
+        points (`numpy.ndarray` of shape `(points, 9)`): x, y, z, red, green, blue from 0 to 255, and, but for LEO's
+            scenes, normals.
         semantic (`numpy.ndarray` of shape `(points,)`): the NYU40 number of each point's object; 0 = not annotated.
         instances (`numpy.ndarray` of shape `(points,)`): the number of each point's object.
         boxes (`numpy.ndarray` of shape `(objects, 8)`): centre, size, NYU40 number and number of each object.
@@ -46,14 +49,26 @@ class Scene:
 
 
 def find_scenes(folder: Path) -> set[str]:
-    """Return the ids of the scenes in a folder that has `scannet_data`."""
-    data = folder / "scannet_data"
-    if not data.is_dir():
-        raise FileNotFoundError(
-            f"scene_folder is {str(folder)!r}, which has no folder scannet_data. It is the folder `data/scannet` of "
-            "ScanQA, whose scripts make scannet_data/<scene>_aligned_vert.npy and so on from ScanNet's scans."
-        )
-    return {file.name.removesuffix("_aligned_vert.npy") for file in data.glob("*_aligned_vert.npy")}
+    """Return the ids of the scenes in a folder of ScanQA's preparation, or of LEO's distribution."""
+    data, clouds = folder / "scannet_data", folder / CLOUDS
+    if data.is_dir():
+        return {file.name.removesuffix("_aligned_vert.npy") for file in data.glob("*_aligned_vert.npy")}
+    if clouds.is_dir():
+        return {file.stem for file in clouds.glob("*.pth")}
+    raise FileNotFoundError(
+        f"scene_folder is {str(folder)!r}, which has neither a folder scannet_data nor {CLOUDS}. It is the folder "
+        "`data/scannet` of ScanQA, whose scripts make scannet_data/<scene>_aligned_vert.npy and so on from ScanNet's "
+        f"scans, or the folder of LEO that has {CLOUDS / '<scene>.pth'}."
+    )
+
+
+def read_alignments(folder: Path, scene_ids: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the axis alignments of those scenes that have one: in a text file of the scan, or in LEO's file."""
+    if not (folder / "scannet_data").is_dir():
+        matrices = read_matrices(folder)
+        return {scene: matrices[scene] for scene in scene_ids if scene in matrices}
+    found = {scene: read_alignment(folder, scene) for scene in scene_ids}
+    return {scene: matrix for scene, matrix in found.items() if matrix is not None}
 
 
 def read_alignment(folder: Path, scene_id: str) -> np.ndarray | None:
@@ -72,6 +87,8 @@ def read_alignment(folder: Path, scene_id: str) -> np.ndarray | None:
 
 def read_scene(folder: Path, scene_id: str) -> Scene:
     """Read a scene."""
+    if not (folder / "scannet_data").is_dir():
+        return read_leo_scene(folder, scene_id)
     arrays = {}
     for name, suffix in (*FILES.items(), ("scan", "vert")):
         file = folder / "scannet_data" / f"{scene_id}_{suffix}.npy"
@@ -91,6 +108,17 @@ def read_scene(folder: Path, scene_id: str) -> Scene:
         center=(scan.max(axis=0) + scan.min(axis=0)) / 2,
         alignment=np.eye(4) if alignment is None else alignment,
     )
+
+
+def read_leo_scene(folder: Path, scene_id: str) -> Scene:
+    """Read a scene of LEO's distribution. As in LEO's code, poses count from the middle of the aligned scene."""
+    arrays = read_cloud(folder, scene_id)
+    if len(arrays["points"]) == 0:
+        raise ValueError(f"{folder / CLOUDS / scene_id}.pth is empty: the scene has no points.")
+    xyz, alignment = arrays["points"][:, :3], np.eye(4)
+    alignment[:3, :3] = read_matrices(folder).get(scene_id, np.eye(3))
+    center = alignment[:3, :3].T @ ((xyz.max(axis=0) + xyz.min(axis=0)) / 2)
+    return Scene(**arrays, center=center, alignment=alignment)
 
 
 @dataclass
