@@ -219,7 +219,7 @@ def test_questions_of_other_scenes_are_counted(tmp_path, caplog):
     assert "4 of 12 questions are left out: their 1 scenes, such as scene0004_00, are not in" in caplog.text
     assert "1 of 2 scenes, such as scene0000_00, have no axisAlignment" in caplog.text
     shutil.rmtree(tmp_path / "scannet" / "scannet_data")
-    with pytest.raises(FileNotFoundError, match="which has no folder scannet_data"):
+    with pytest.raises(FileNotFoundError, match="which has neither a folder scannet_data nor scan_data"):
         SituatedQuestionAnswering.read(args, "train")
     (tmp_path / "scannet" / "scannet_data").mkdir()
     with pytest.raises(ValueError, match="none of the 12 questions is about one of the 0 scenes"):
