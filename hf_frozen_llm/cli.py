@@ -85,14 +85,16 @@ def evaluate(
 @app.command(
     cls=EvaluationCommand,
     context_settings=KEYS,
-    options_metavar="[INPUT]... [--output FILE.jsonl] [--submission FILE.json] [--figure PNG] [--KEY VALUE]...",
+    options_metavar="[INPUT]... [--output FILE.jsonl] [--plot FILE] [--submission FILE] [--KEY VALUE]...",
 )
 def predict(
     context: typer.Context,
     model: str = typer.Argument(help="Folder or Hub id of the model."),
     output: str | None = typer.Option(None, "--output", "--output-file", help="JSON lines instead of a table."),
     plot: str | None = typer.Option(None, "--plot", help="A picture of the inputs with their predictions."),
-    submission: str | None = typer.Option(None, "--submission", help="Answers as the server of VQA takes them."),
+    submission: str | None = typer.Option(
+        None, "--submission", help="A file for the leaderboard of VQA or Argoverse."
+    ),
 ) -> None:
     """
     Predict with a saved MODEL on files, or on a split without labels.

@@ -3,7 +3,6 @@
 
 import importlib.util
 import math
-import os
 import re
 import time
 from dataclasses import replace
@@ -19,7 +18,7 @@ from hf_frozen_llm.data.datasets import HFDataset
 from hf_frozen_llm.tasks.classification import MULTI_LABEL
 from hf_frozen_llm.tasks.task import Batch
 from hf_frozen_llm.training.optimizer import group_patterns
-from hf_frozen_llm.training.results import measure_memory
+from hf_frozen_llm.training.results import measure_memory, replacing
 from hf_frozen_llm.training.run import Run, Settings, build_training_arguments
 from hf_frozen_llm.training.trainer import TaskTrainer
 
@@ -86,9 +85,8 @@ def draw_batch(run: Run, batch: Batch, file: Path, report: Report) -> None:
             run.task.draw(axis, batch, index)
             axis.set_title(titles[index] if titles else "", fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(temporary, format=file.suffix[1:] or "png")
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format=file.suffix[1:] or "png")
     report.say("figure", f"{file}: {number} augmented examples")
 
 

@@ -19,7 +19,7 @@ from hf_frozen_llm.tasks.task import Batch, Predict, Record
 from hf_frozen_llm.training.arguments import EvaluationArguments
 from hf_frozen_llm.training.evaluate import read_evaluation_recipe
 from hf_frozen_llm.training.progress import progress_bars
-from hf_frozen_llm.training.results import to_json, write_text
+from hf_frozen_llm.training.results import replacing, to_json, write_text
 from hf_frozen_llm.training.run import load_run
 
 
@@ -78,8 +78,9 @@ def predict(
             File for a picture of the first 24 images or scenes of traffic with their predictions, such as `.png` or
             `.svg`, or an animation of the first scene (`.gif`); it needs the extra `plot`.
         submission (`str` or `Path`, *optional*):
-            File for the answers to questions about images, in the format of the server of VQA; it is written only if
-            all questions of the split have an answer.
+            File for a leaderboard, written only if all rows have a prediction: answers to questions about images as
+            the server of VQA takes them (`.json`), or forecasts as those of Argoverse 1 (`.h5`, with the extra
+            `motion`) and Argoverse 2 (`.parquet`) take them.
 
     Returns:
         [`Predictions`]: the records, and the inputs that could not be read.
@@ -122,7 +123,7 @@ def predict(
     else:
         rows = task_class.read(recipe.arguments(task_class.arguments), split, with_targets=False)
     if submission is not None:
-        task_class.check_submission(rows)
+        task_class.check_submission(rows, submission)
     if plot is not None:
         task_class.check_plot(rows)
 
@@ -158,16 +159,18 @@ def predict(
             raise ValueError("There is nothing to draw: no input has a prediction with a label.")
         names = [Path(record["file"]).name if files else f"row {record['row']}" for record in shown]
         numbers = [files.index(record["file"]) if files else record["row"] for record in shown]
-        run.task.plot(plot, [rows[number] for number in numbers], shown, names)
+        with replacing(plot) as temporary:
+            run.task.plot(temporary, [rows[number] for number in numbers], shown, names)
     if submission is not None:
         if found.failures:
             failed, cause = next(iter(found.failures.items()))
             raise ValueError(
-                f"No submission is written: {len(found.failures):,} of {len(rows):,} questions have no answer, the "
+                f"No submission is written: {len(found.failures):,} of {len(rows):,} rows have no prediction, the "
                 f"first is {failed}: {cause}"
             )
         if PartialState().is_main_process:
-            write_text(submission, to_json(run.task.make_submission(found.records), ensure_ascii=False))
+            with replacing(submission) as temporary:
+                run.task.write_submission(temporary, rows, found.records)
     return found
 
 

@@ -39,7 +39,7 @@ from hf_frozen_llm.hub.examples import EXAMPLES_FILE, draw_examples, list_widget
 from hf_frozen_llm.hub.licences import UNKNOWN, find_licence
 from hf_frozen_llm.hub.saved_model import SavedModel, find_digest, read_saved_model
 from hf_frozen_llm.plotting import plot_run
-from hf_frozen_llm.training.results import write_text
+from hf_frozen_llm.training.results import replacing, write_text
 
 
 CARD_FILE = "README.md"
@@ -176,9 +176,8 @@ def draw_curves(model: SavedModel) -> bool:
     file = model.folder / CURVES_FILE
     history = (model.results or {}).get("log_history", [])
     if any("loss" in entry for entry in history) and find_spec("matplotlib") is not None:
-        temporary = file.with_name(f".{file.name}")
-        plot_run(temporary, history, model.main_metric, (model.results or {}).get("saved_step"))
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            plot_run(temporary, history, model.main_metric, (model.results or {}).get("saved_step"))
         return True
     return False
 

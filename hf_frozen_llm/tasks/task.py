@@ -80,8 +80,8 @@ class Task(ABC):
             raise ValueError(f"{cls.name}: plot needs a column of images, called `image`, that is not streamed.")
 
     @classmethod
-    def check_submission(cls, rows: HFDataset) -> None:
-        """Refuse rows of which [`Task.make_submission`] cannot make a submission."""
+    def check_submission(cls, rows: HFDataset, path: str | Path) -> None:
+        """Refuse rows, and names of files, of which [`Task.write_submission`] cannot write a submission."""
         raise ValueError(f"{cls.name} has no server that takes predictions. Remove submission; output is a file.")
 
     @classmethod
@@ -193,8 +193,8 @@ class Task(ABC):
         best = [record["predictions"][:NUM_DRAWN_ANSWERS] for record in records]
         plot_predictions(path, images, headings, best, labels.pop() if is_search else "")
 
-    def make_submission(self, predictions: list[Record]) -> Any:
-        """Return what a server takes, JSON-able, of described records; only for rows that were checked."""
+    def write_submission(self, path: str | Path, rows: HFDataset, records: Sequence[Record]) -> None:
+        """Write the described records of checked rows as a leaderboard takes them."""
         raise NotImplementedError
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:

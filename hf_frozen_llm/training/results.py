@@ -218,14 +218,23 @@ def read_results(file: Path) -> dict[str, Any]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file atomically: readers see the old file or the whole new one."""
+    """Write a file atomically, see [`replacing`]."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Name a temporary file that replaces `path` once it is written: readers see the old file or the whole new one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_confusion_matrix(tables: dict[str, list[dict[str, Any]]], file: Path) -> None:
@@ -239,9 +248,8 @@ def write_confusion_matrix(tables: dict[str, list[dict[str, Any]]], file: Path) 
     table = pd.DataFrame(tables["confusion_matrix"])
     write_text(file, table.to_csv(index=False))
     if find_spec("matplotlib") is not None:
-        temporary = file.with_name(f".{os.getpid()}.{file.stem}.png")
-        plot_confusion_matrix(temporary, table)
-        os.replace(temporary, file.with_suffix(".png"))
+        with replacing(file.with_suffix(".png")) as temporary:
+            plot_confusion_matrix(temporary, table)
 
 
 def print_facts(facts: dict[str, str]) -> None:

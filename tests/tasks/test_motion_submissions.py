@@ -7,8 +7,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
+from motion_cases import VECTORNET, traffic
 from paths import shared_dir
+from tiny_traffic import write_argoverse1
 
+from hf_frozen_llm import MotionProcessor
+from hf_frozen_llm.commands.predict import predict
 from hf_frozen_llm.tasks.motion_forecasting.submissions import (
     write_argoverse1_submission,
     write_argoverse2_submission,
@@ -94,3 +98,39 @@ def test_what_argoverse_2_refuses(trajectories, probabilities, message, tmp_path
     with pytest.raises(ValueError, match=message):
         write_argoverse2_submission(tmp_path / "a.parquet", trajectories, probabilities)
     assert not (tmp_path / "a.parquet").exists()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model without training, and a function that predicts the three scenes of a split into a submission."""
+    folder = tmp_path / "model"
+    VECTORNET.build(None, num_future_steps=30).save_pretrained(folder)
+    MotionProcessor(format="polylines", num_lane_points=6).save_pretrained(folder)
+    (folder / "recipe.yaml").write_text(
+        "task: motion-forecasting\nmodel_type: vectornet_with_llm_block\ndataset_name: scenes\n"
+    )
+    split = ["--dataset_name", write_argoverse1(tmp_path / "data", {"val": 3}), "--split", "val", "--use_cpu"]
+    return folder, lambda submission: predict(str(folder), (), split, submission=submission)
+
+
+def test_predict_writes_a_submission(saved, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    found = saved[1](tmp_path / "a.h5").records
+    with h5py.File(tmp_path / "a.h5") as file:
+        table = file["argoverse_forecasting"][:].reshape(3, 3, 30, 4)
+    np.testing.assert_array_equal(table[..., 0], np.arange(1, 4)[:, None, None] + np.zeros((3, 3, 30)))
+    np.testing.assert_allclose(table[..., 1:3], [record["trajectories"] for record in found], rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(table[..., 0, 3], [record["scores"] for record in found])
+
+
+def test_submissions_that_cannot_be_written(saved, tmp_path):
+    folder, predict_split = saved
+    with pytest.raises(ValueError, match=r"a\.csv'; it must end in \.h5"):
+        predict_split(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"scenario 1, track 00000001: .* \(3, 30, 2\); .* \(1 or more, 60, 2\)"):
+        predict_split(tmp_path / "a.parquet")
+    scene = {name: value if name == "lanes" else np.asarray(value).tolist() for name, value in traffic(1, 0).items()}
+    (tmp_path / "scene.json").write_text(json.dumps(scene))
+    with pytest.raises(ValueError, match="there is no column scene_id or track_id"):
+        predict(str(folder), tmp_path / "scene.json", ["--use_cpu"], submission=tmp_path / "a.h5")
+    assert not list(tmp_path.glob("*a.*"))

@@ -213,6 +213,10 @@ def test_argoverse_2_as_its_own_reader_reads_it(scenario):
     for step, name in ((0, "first"), (49, "last_observed"), (50, "first_future"), (109, "last")):
         np.testing.assert_allclose(track[step], focal[name], rtol=0, atol=1e-5)
     assert row["headings"][row["target"]][49] == pytest.approx(focal["heading_at_49"], abs=1e-6)
+    table = pd.read_parquet(next((FIXTURES / "av2_forecasting_scenario" / SCENARIO).glob("*.parquet")))
+    table = table[table["track_id"] == row["track_id"]].sort_values("timestep")
+    velocities = np.array(row["velocities"][row["target"]], dtype=float)
+    np.testing.assert_array_equal(velocities[table["timestep"]], table[["velocity_x", "velocity_y"]])
     prepared = MotionProcessor(num_history_steps=50, num_future_steps=60, heading="box_yaw").prepare(row)
     for ours, name in ((prepared["labels"][0], "first_future"), (prepared["labels"][-1], "last")):
         np.testing.assert_allclose(ours, expected["focal_normalised"][name], rtol=0, atol=1e-5)

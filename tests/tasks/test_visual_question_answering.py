@@ -377,7 +377,7 @@ def test_submission_to_the_server(tmp_path, capsys):
 
     file.unlink()
     (tmp_path / "vqa" / "test2015" / "COCO_test2015_000000000003.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"1 of 5 questions have no answer, the first is row 3: .*cannot be decoded"):
+    with pytest.raises(ValueError, match=r"1 of 5 rows have no prediction, the first is row 3: .*cannot be decoded"):
         predict(str(folder), (), split, submission=file)
     with pytest.raises(FileNotFoundError, match=r"submission is 'nowhere/a\.json', but there is no folder"):
         predict(str(folder), (), split, submission="nowhere/a.json")
@@ -397,12 +397,12 @@ def test_submission_to_the_server(tmp_path, capsys):
 )
 def test_ids_of_a_submission(ids, message):
     with pytest.raises(ValueError, match=message):
-        TASK.check_submission(datasets.Dataset.from_dict({"question_id": ids}))
+        TASK.check_submission(datasets.Dataset.from_dict({"question_id": ids}), "answers.json")
 
 
 def test_other_tasks_have_no_submission():
     with pytest.raises(ValueError, match="image-text-retrieval has no server that takes predictions"):
-        TASKS["image-text-retrieval"].check_submission(datasets.Dataset.from_dict({"question_id": [1]}))
+        TASKS["image-text-retrieval"].check_submission(datasets.Dataset.from_dict({"question_id": [1]}), "a.json")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ from hf_frozen_llm.tasks.motion_forecasting.arguments import MotionDataArguments
 from hf_frozen_llm.tasks.motion_forecasting.baselines import BASELINES, forecast_baselines
 from hf_frozen_llm.tasks.motion_forecasting.readers import SceneDataset, read_scenes, scene_sizes
 from hf_frozen_llm.tasks.motion_forecasting.scene_files import SUFFIXES, read_scene_file
+from hf_frozen_llm.tasks.motion_forecasting.submissions import (
+    write_argoverse1_submission,
+    write_argoverse2_submission,
+)
 from hf_frozen_llm.tasks.task import Batch, Record, Task
 
 
@@ -85,6 +89,18 @@ class MotionForecasting(Task):
     def check_plot(cls, rows: HFDataset) -> None:
         if not isinstance(rows, datasets.Dataset):
             raise ValueError(f"{cls.name}: plot needs scenes that are not streamed.")
+
+    @classmethod
+    def check_submission(cls, rows: HFDataset, path: str | Path) -> None:
+        if missing := {"scene_id", "track_id"} - set(rows.column_names or ()):
+            raise ValueError(
+                f"A submission names scenes and tracks, but there is no column {' or '.join(sorted(missing))}. Give a "
+                "split of Argoverse 1 or 2."
+            )
+        if Path(path).suffix not in (".h5", ".parquet"):
+            raise ValueError(
+                f"submission is {str(path)!r}; it must end in .h5, for Argoverse 1, or in .parquet, for Argoverse 2."
+            )
 
     @classmethod
     def config_fields(cls, args: MotionDataArguments, rows: HFDataset) -> dict[str, Any]:
@@ -197,6 +213,25 @@ class MotionForecasting(Task):
             animate_scene(path, scenes[0], records[0], steps, names[0])
         else:
             plot_scenes(path, scenes, records, steps, names)
+
+    def write_submission(self, path: str | Path, rows: HFDataset, records: Sequence[Record]) -> None:
+        """Write an `.h5` file as Argoverse 1 takes it, or a `.parquet` file as Argoverse 2 does."""
+        scenes, tracks = rows["scene_id"][:], rows["track_id"][:]
+        if Path(path).suffix == ".h5":
+            if others := [scene for scene in scenes if not scene.isdecimal()]:
+                raise ValueError(f"The scene {others[0]} has no number; sequences of Argoverse 1 have one.")
+            numbers = [int(scenes[record["row"]]) for record in records]
+            write_argoverse1_submission(
+                path,
+                {number: record["trajectories"] for number, record in zip(numbers, records)},
+                {number: record["scores"] for number, record in zip(numbers, records)},
+            )
+        else:
+            write_argoverse2_submission(
+                path,
+                {scenes[r["row"]]: {tracks[r["row"]]: r["trajectories"]} for r in records},
+                {scenes[r["row"]]: r["scores"] for r in records},
+            )
 
     def describe(self, record: Record) -> dict[str, Any]:
         return {name: value for name, value in record.items() if name not in ("row", "baselines", "loss")}

@@ -98,6 +98,7 @@ def read_argoverse1(file: str, settings: WindowSettings, maps: MapSettings) -> I
         "timestamps": (recording.timestamps - recording.timestamps[0])[steps],
         "target": target,
         "headings": None,
+        "velocities": None,
         "lanes": maps.near(lane_map, recording.positions[target, history - 1]),
     }
 
@@ -158,6 +159,7 @@ def read_argoverse2(file: str, settings: WindowSettings, maps: MapSettings) -> I
         "timestamps": seconds[: recording.positions.shape[1]][kept],
         "target": target,
         "headings": None if recording.headings is None else recording.headings[:, kept],
+        "velocities": None if recording.velocities is None else recording.velocities[:, kept],
         "lanes": maps.near(lane_map, recording.positions[target, history - 1]),
     }
 

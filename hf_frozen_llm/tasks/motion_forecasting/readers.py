@@ -57,6 +57,7 @@ FEATURES = datasets.Features(
         "timestamps": NUMBERS,
         "target": datasets.Value("int64"),
         "headings": datasets.List(NUMBERS),
+        "velocities": datasets.List(datasets.List(NUMBERS)),
         "lanes": datasets.List(LANE),
         "agent_distances": NUMBERS,
         "num_lanes": datasets.Value("int64"),
@@ -66,7 +67,7 @@ USED_COLUMNS = ("positions", "timestamps", "target", "headings", "velocities", "
 # Files that are read and cached together.
 FILES_PER_PART = 2000
 # Change it when a reader returns other rows for the same files.
-VERSION = 1
+VERSION = 2
 
 
 def read_scenes(args: MotionDataArguments, split: str, with_targets: bool = True) -> datasets.Dataset | None:

@@ -50,6 +50,7 @@ class Recording:
         positions (`np.ndarray` of shape `(tracks, steps, 2)`): NaN where an agent was not seen.
         timestamps (`np.ndarray` of shape `(steps,)`): seconds.
         headings (`np.ndarray` of shape `(tracks, steps)`, *optional*): radians.
+        velocities (`np.ndarray` of shape `(tracks, steps, 2)`, *optional*): metres per second.
         is_target (`np.ndarray` of shape `(tracks,)`, *optional*): which tracks are forecast; all of them by default.
     """
 
@@ -59,6 +60,7 @@ class Recording:
     positions: np.ndarray
     timestamps: np.ndarray
     headings: np.ndarray | None = None
+    velocities: np.ndarray | None = None
     is_target: np.ndarray | None = None
 
 
@@ -128,8 +130,9 @@ def build_recording(
     table: pd.DataFrame, name: str, location: str, step_seconds: float | None, native_seconds: float | None = None
 ) -> Recording:
     """
-    Return the tracks of a table with the columns `track`, `t`, `x`, `y`, and `type` and `heading` if there are any, in
-    any order of its rows. Of a recording that is faster than `step_seconds`, every n-th step is kept.
+    Return the tracks of a table with the columns `track`, `t`, `x`, `y`, and, if there are any, `type`, `heading`,
+    `velocity_x` and `velocity_y`, in any order of its rows. Of a recording that is faster than `step_seconds`, every
+    n-th step is kept.
 
     Raises:
         `ValueError`: for two positions of a track at the same time, and as [`find_steps`].
@@ -156,11 +159,17 @@ def build_recording(
         headings = np.full(positions.shape[:2], np.nan)
         headings[track_of_row, step_of_row] = table["heading"]
         headings = headings[:, ::every]
+    velocities = None
+    if {"velocity_x", "velocity_y"} <= set(table):
+        velocities = np.full(positions.shape, np.nan)
+        velocities[track_of_row, step_of_row] = table[["velocity_x", "velocity_y"]].to_numpy(np.float64)
+        velocities = velocities[:, ::every]
     types = np.full(len(ids), "", dtype=object)
     if "type" in table:
         types[track_of_row] = table["type"].fillna("").astype(str)
     timestamps = np.interp(np.arange(steps[-1] + 1), steps, times)
-    return Recording(name, ids.tolist(), types.tolist(), positions[:, ::every], timestamps[::every], headings)
+    positions, timestamps = positions[:, ::every], timestamps[::every]
+    return Recording(name, ids.tolist(), types.tolist(), positions, timestamps, headings, velocities)
 
 
 def cut_windows(recording: Recording, settings: WindowSettings) -> Iterator[dict[str, Any]]:
@@ -191,6 +200,7 @@ def cut_windows(recording: Recording, settings: WindowSettings) -> Iterator[dict
             "positions": positions,
             "timestamps": recording.timestamps[window] - recording.timestamps[start],
             "headings": None if recording.headings is None else recording.headings[agents, window],
+            "velocities": None,
             "lanes": [],
         }
         for target in np.flatnonzero(is_target).tolist():

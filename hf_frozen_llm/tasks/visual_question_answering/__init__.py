@@ -1,9 +1,11 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Visual question answering: questions about images, whose answers are classes."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
@@ -210,7 +212,7 @@ class VisualQuestionAnswering(Task):
         return datasets.Dataset.from_dict({"image": list(files), "question": [args.question] * len(files)}, features)
 
     @classmethod
-    def check_submission(cls, rows: HFDataset) -> None:
+    def check_submission(cls, rows: HFDataset, path: str | Path) -> None:
         if "question_id" not in rows.column_names:
             raise ValueError(
                 "A submission names each question by its question_id, but there is no column question_id. Give a "
@@ -324,12 +326,10 @@ class VisualQuestionAnswering(Task):
         pairs = zip(record["answers"], record["scores"])
         return {**known, "predictions": [{"label": names[label], "score": score} for label, score in pairs]}
 
-    def make_submission(self, predictions: list[Record]) -> list[dict[str, Any]]:
-        """Return the `question_id` and the best `answer` of each question."""
-        return [
-            {"question_id": int(found["question_id"]), "answer": found["predictions"][0]["label"]}
-            for found in predictions
-        ]
+    def write_submission(self, path: str | Path, rows: HFDataset, records: Sequence[Record]) -> None:
+        """Write the `question_id` and the best `answer` of each question."""
+        answers = [{"question_id": int(r["question_id"]), "answer": r["predictions"][0]["label"]} for r in records]
+        Path(path).write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8")
 
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
         processor = self.processor.image_processor
