@@ -14,9 +14,9 @@ NUM_FUTURE_STEPS = 30
 class MotionDataArguments(DataArguments):
     """
     The source of scenes and their conversion to tensors, besides [`DataArguments`]. `dataset_name` holds rows of
-    scenes (see [`MotionProcessor`]), or it is a folder of Argoverse 1, Argoverse 2 or ETH/UCY, a sensor log of
-    Argoverse 2, or tracks in CSV files, from which scenes are read and cached. For ETH/UCY, `dataset_config_name`
-    names the scene that is left out of the training and is the split `test`.
+    scenes (see [`MotionProcessor`]), or it is a folder of Argoverse 1, Argoverse 2, ScenarioNet or ETH/UCY, a
+    sensor log of Argoverse 2, or tracks in CSV files, from which scenes are read and cached. For ETH/UCY,
+    `dataset_config_name` names the scene that is left out of the training and is the split `test`.
 
     Args:
         preset (`"mmtransformer"` or `"forecast_mae"`, *optional*):

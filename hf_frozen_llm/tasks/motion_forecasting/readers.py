@@ -30,6 +30,7 @@ from hf_frozen_llm.tasks.motion_forecasting.argoverse import (
     read_sensor_log,
 )
 from hf_frozen_llm.tasks.motion_forecasting.arguments import MotionDataArguments
+from hf_frozen_llm.tasks.motion_forecasting.scenarionet import find_scenarios, read_scenario
 from hf_frozen_llm.tasks.motion_forecasting.tracks import WindowSettings, find_eth_ucy, read_csv, read_eth_ucy
 
 
@@ -115,6 +116,7 @@ def read_scenes(args: MotionDataArguments, split: str, with_targets: bool = True
         (find_argoverse1, read_argoverse1),
         (find_argoverse2, read_argoverse2),
         (find_sensor_logs, read_sensor_log),
+        (find_scenarios, read_scenario),
     ):
         found = {folder.name: list(find(root, folder.name)) for folder in sorted(root.iterdir()) if folder.is_dir()}
         if found := {name: files for name, files in found.items() if files}:

@@ -200,7 +200,7 @@ def cut_windows(recording: Recording, settings: WindowSettings) -> Iterator[dict
             "positions": positions,
             "timestamps": recording.timestamps[window] - recording.timestamps[start],
             "headings": None if recording.headings is None else recording.headings[agents, window],
-            "velocities": None,
+            "velocities": None if recording.velocities is None else recording.velocities[agents, window],
             "lanes": [],
         }
         for target in np.flatnonzero(is_target).tolist():
