@@ -150,7 +150,7 @@ def test_box_rule_and_regression_depend_on_the_axes(argoverse):
 def test_model_on_a_moved_and_reordered_scene(case, block):
     """From the scene to the trajectories in its coordinates: they move with it, whatever the order."""
     model, processor = case.build(block()), case.processor()
-    scene = traffic(3, 4)
+    scene = traffic(3, 4, processor.num_history_steps)
     angle, shift = 2.2, np.array([40.0, -7.0])
 
     def forecast(scene):
