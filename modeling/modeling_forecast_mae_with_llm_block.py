@@ -253,8 +253,7 @@ class ForecastMAEWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
             partial(lambda layer, hidden_states: layer(hidden_states, mask)[0], layer)
             for layer in self.forecast_mae.layers
         ]
-        hidden_states = self._run_layers(layers, hidden_states, mask.to(hidden_states.dtype), output_tokens, **kwargs)
-        return hidden_states
+        return self._run_layers(layers, hidden_states, mask.to(hidden_states.dtype), output_tokens, **kwargs)
 
 
 class ForecastMAEWithLLMBlockModel(ForecastMAEWithLLMBlockPreTrainedModel):

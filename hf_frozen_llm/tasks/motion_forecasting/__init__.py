@@ -220,11 +220,10 @@ class MotionForecasting(Task):
         if Path(path).suffix == ".h5":
             if others := [scene for scene in scenes if not scene.isdecimal()]:
                 raise ValueError(f"The scene {others[0]} has no number; sequences of Argoverse 1 have one.")
-            numbers = [int(scenes[record["row"]]) for record in records]
             write_argoverse1_submission(
                 path,
-                {number: record["trajectories"] for number, record in zip(numbers, records)},
-                {number: record["scores"] for number, record in zip(numbers, records)},
+                {int(scenes[r["row"]]): r["trajectories"] for r in records},
+                {int(scenes[r["row"]]): r["scores"] for r in records},
             )
         else:
             write_argoverse2_submission(
