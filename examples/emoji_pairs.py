@@ -3,9 +3,9 @@
 Make pairs of emoji pictures and texts for `image_text_retrieval/emoji.yaml`: `python examples/emoji_pairs.py emoji`.
 
 The texts are names and keywords of Unicode's emoji, of `emojibase-data` (MIT). The pictures of `train` are Google's
-(Noto Emoji, Apache-2.0), those of `test` are Twitter's (Twemoji, CC BY 4.0), and no emoji of `test` is in `train`.
-`test_google` has Google's pictures of the emoji of `test`. The new folder holds the pictures, 64 x 64 on white, and a
-table for each split.
+(Noto Emoji, Apache-2.0), those of `test` are Twitter's (Twemoji, CC BY 4.0), of emoji that are in `train`, too.
+`test_new` has Twitter's pictures of emoji that are not in `train`. The new folder holds the pictures, 64 x 64 on
+white, and a table for each split.
 """
 
 import argparse
@@ -38,7 +38,8 @@ PICTURES = {
         "62 MB: Twitter's emoji",
     ),
 }
-SPLITS = {"train": ("google", "train"), "test": ("twitter", "test"), "test_google": ("google", "test")}
+# By split: the vendor of its pictures, and its eighths of the emoji.
+SPLITS = {"train": ("google", range(1, 8)), "test": ("twitter", range(1, 2)), "test_new": ("twitter", range(1))}
 LICENSES = """\
 Texts: emojibase-data, MIT
 google: Noto Emoji, Apache-2.0
@@ -46,9 +47,9 @@ twitter: Twemoji, CC BY 4.0, https://creativecommons.org/licenses/by/4.0/
 """
 
 
-def find_split(name: str) -> str:
-    """Return `"test"` for one of eight names, always the same ones."""
-    return "test" if hashlib.sha256(name.encode()).digest()[0] % 8 == 0 else "train"
+def find_eighth(name: str) -> int:
+    """Return one of 0 to 7, always the same one for a name."""
+    return hashlib.sha256(name.encode()).digest()[0] % 8
 
 
 def open_member(package: tarfile.TarFile, name: str) -> IO[bytes]:
@@ -109,12 +110,12 @@ def make_pairs(texts: Path, pictures: dict[str, Path], output: Path) -> dict[str
         folder.mkdir()
         files = {vendor: write_pictures(file, vendor, set(texts_of), folder) for vendor, file in pictures.items()}
         both = sorted(set.intersection(*map(set, files.values())))
-        for split, (vendor, part) in SPLITS.items():
+        for split, (vendor, eighths) in SPLITS.items():
             rows = [
                 (files[vendor][code], text)
                 for code in both
                 for name, text in [texts_of[code]]
-                if find_split(name) == part
+                if find_eighth(name) in eighths
             ]
             with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as stream:
                 csv.writer(stream).writerows([("image", "caption"), *rows])

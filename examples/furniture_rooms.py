@@ -6,7 +6,8 @@ Make rooms of real furniture models with questions of SQA3D's six types, in the 
 `furniture_points.npz` is made by `python examples/furniture_points.py`. Training rooms have its training models, all
 others its test models. An agent stands in the middle of a room and faces an object, or it has its back to one object
 and faces another, so that the scene and the situation tell its pose. Of the questions that can be asked of it, those
-whose answers are the rarest so far are kept: the questions alone tell little.
+whose answers are the rarest so far are kept, so that the questions alone tell little. Most are about things, and one
+about sides: a model whose visual tokens have no positions, as SQA3D's, cannot know what is on the left.
 """
 
 import argparse
@@ -43,6 +44,7 @@ COLORS = {
 }
 # The sides in the order of their angles, which count from the agent's front, to the left.
 SIDES = {"front": "in front of me", "left": "on my left", "behind": "behind me", "right": "on my right"}
+TYPES = ("what", "is", "how", "can", "which", "others")  # SQA3D's
 MARGIN = 12  # degrees from the border of two sides, within which nothing is asked about an object
 ROOM, HEIGHT = (4.5, 6.5), 2.4
 POINTS_OF_OBJECT, POINTS_OF_ROOM = 384, 150
@@ -95,7 +97,7 @@ def load_models(file: Path, split: str) -> dict[str, np.ndarray]:
 def furnish(models: dict[str, np.ndarray], half: np.ndarray, rng: np.random.Generator) -> list[Furniture]:
     """Return objects that do not overlap, and leave the middle of the room free."""
     objects: list[Furniture] = []
-    wanted = int(rng.integers(5, 9))
+    wanted = int(rng.integers(3, 7))
     for _ in range(200):
         if len(objects) == wanted:
             break
@@ -149,8 +151,8 @@ def find_side(agent: Agent, place: np.ndarray) -> tuple[str, bool]:
     return side, abs((angle + 45) % 90 - 45) < 45 - MARGIN
 
 
-def ask(agent: Agent, objects: list[Furniture]) -> list[tuple[str, str, str]]:
-    """Return the type, the text and the true answer of each question that has only one."""
+def ask_of_sides(agent: Agent, objects: list[Furniture]) -> list[tuple[str, str, str]]:
+    """Return the type, the text and the only true answer of questions about what is where, seen by the agent."""
     seen = {id(o): find_side(agent, o.place) for o in objects}
     if not all(is_clear for _, is_clear in seen.values()):
         return []
@@ -178,11 +180,11 @@ def ask(agent: Agent, objects: list[Furniture]) -> list[tuple[str, str, str]]:
         if side != "front":
             turn = "around" if side == "behind" else side
             asked.append(("which", f"Which way should I turn to face the {found.name}?", turn))
-    return asked + ask_of_things(agent, objects)
+    return asked
 
 
 def ask_of_things(agent: Agent, objects: list[Furniture]) -> list[tuple[str, str, str]]:
-    """Return questions about kinds, numbers and colours, for which only things that a text names have to be found."""
+    """Return such questions about kinds, numbers and colours, for which only things that a text names are found."""
     counts = Counter(o.name for o in objects)
     looks = {(o.name, o.color) for o in objects}
     asked = [("which", "Which color is the thing I am facing?", agent.front.color)]
@@ -202,27 +204,32 @@ def ask_of_things(agent: Agent, objects: list[Furniture]) -> list[tuple[str, str
 
 
 def choose_questions(
-    asked: list[tuple[str, str, str]], used: dict[str, Counter[str]], rng: np.random.Generator
+    asked: list[tuple[str, str, str]],
+    types: tuple[str, ...],
+    count: int,
+    used: dict[str, Counter[str]],
+    rng: np.random.Generator,
 ) -> list[tuple[str, str]]:
     """
-    Return a question of each type, of those whose answers are the rarest so far: in this type, then to this text.
-    `used` counts the answers of each type and text.
+    Return `count` questions of each of these types, of those whose answers are the rarest so far: in this type, then
+    to this text. `used` counts the answers of each type and text.
     """
 
     def share(text: str, answer: str) -> float:
         return used[text][answer] / max(1, used[text].total())
 
     chosen = []
-    for kind in ("what", "is", "how", "can", "which", "others"):
+    for kind in types:
         of_kind = [(text, answer) for name, text, answer in asked if name == kind]
-        if of_kind:
+        for _ in range(min(count, len(of_kind))):
             rarest = min(used[kind][answer] for _, answer in of_kind)
-            of_kind = [(text, answer) for text, answer in of_kind if used[kind][answer] == rarest]
-            least = min(share(*question) for question in of_kind)
-            of_kind = [question for question in of_kind if share(*question) == least]
-            text, answer = of_kind[rng.integers(len(of_kind))]
+            best = [(text, answer) for text, answer in of_kind if used[kind][answer] == rarest]
+            least = min(share(*question) for question in best)
+            best = [question for question in best if share(*question) == least]
+            text, answer = best[rng.integers(len(best))]
             for counts in (used[kind], used[text]):
                 counts[answer] += 1
+            of_kind.remove((text, answer))
             chosen.append((text, answer))
     return chosen
 
@@ -284,19 +291,25 @@ def to_pose(agent: Agent, middle: np.ndarray, alignment: np.ndarray) -> dict[str
 
 
 def make_split(
-    models: dict[str, np.ndarray], folder: Path, scene_ids: list[str], first_id: int, rng: np.random.Generator
+    models: dict[str, np.ndarray],
+    folder: Path,
+    scene_ids: list[str],
+    num_questions: int,
+    first_id: int,
+    rng: np.random.Generator,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write the rooms of a split; return its questions and annotations."""
     questions: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    used: dict[str, Counter[str]] = defaultdict(Counter)
+    used_of_sides: dict[str, Counter[str]] = defaultdict(Counter)
+    used_of_things: dict[str, Counter[str]] = defaultdict(Counter)
     for scene_id in scene_ids:
-        posed: list[tuple[Agent, list[tuple[str, str, str]]]] = []
+        posed: list[tuple[Agent, list[tuple[str, str, str]]]] = []  # with the questions about sides
         while not posed:
             half = rng.uniform(*ROOM, 2) / 2
             objects = furnish(models, half, rng)
             agents = place_agents(objects)
-            posed = [(agent, asked) for agent in agents if (asked := ask(agent, objects))]
+            posed = [(agent, asked) for agent in agents if (asked := ask_of_sides(agent, objects))]
         turn, shift = rng.uniform(-np.pi, np.pi), rng.uniform(-1, 1, 2)
         alignment = np.eye(4)
         alignment[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
@@ -305,7 +318,9 @@ def make_split(
         for index in rng.permutation(len(posed))[:3]:
             agent, asked = posed[index]
             pose = to_pose(agent, middle, alignment)
-            for text, answer in choose_questions(asked, used, rng):
+            chosen = choose_questions(asked, (str(rng.choice(TYPES)),), 1, used_of_sides, rng)
+            chosen += choose_questions(ask_of_things(agent, objects), TYPES, num_questions, used_of_things, rng)
+            for text, answer in chosen:
                 common = {"scene_id": scene_id, "question_id": first_id + len(questions)}
                 texts = {"situation": agent.situation, "alternative_situation": [], "question": text}
                 questions.append({**common, **texts})
@@ -315,8 +330,8 @@ def make_split(
     return questions, annotations
 
 
-def make_rooms(file: Path, output: Path, rooms: dict[str, int], seed: int) -> dict[str, int]:
-    """Write rooms and questions; return the number of questions of each split."""
+def make_rooms(file: Path, output: Path, rooms: dict[str, int], num_questions: int, seed: int) -> dict[str, int]:
+    """Write rooms and `num_questions` of each type for an agent; return the number of questions of each split."""
     root, scannet = output / "sqa_task" / "balanced", output / "scannet"
     for folder in (root, scannet / "scannet_data"):
         folder.mkdir(parents=True)
@@ -325,7 +340,7 @@ def make_rooms(file: Path, output: Path, rooms: dict[str, int], seed: int) -> di
         models = load_models(file, "train" if split == "train" else "test")
         scene_ids = [f"room{first_room + index:04}_00" for index in range(count)]
         rng = np.random.default_rng((seed, number))
-        questions, annotations = make_split(models, scannet, scene_ids, (number + 1) * 1_000_000, rng)
+        questions, annotations = make_split(models, scannet, scene_ids, num_questions, (number + 1) * 1_000_000, rng)
         info = {"info": {"description": "Rooms of furniture models of Sweet Home 3D"}, "data_type": "furniture_rooms"}
         contents = {"questions": ("questions", questions), "sqa_annotations": ("annotations", annotations)}
         for name, (key, entries) in contents.items():
@@ -343,14 +358,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python examples/furniture_rooms.py", description=__doc__)
     parser.add_argument("furniture", type=Path, help="furniture_points.npz")
     parser.add_argument("output", type=Path, help="a new folder")
-    parser.add_argument("--rooms", type=int, nargs=3, default=(400, 50, 100), help="of train, val and test")
+    parser.add_argument("--rooms", type=int, nargs=3, default=(800, 50, 100), help="of train, val and test")
+    of_questions = "of each type about things, for an agent, beside one about sides (3)"
+    parser.add_argument("--questions", type=int, default=3, help=of_questions)
     parser.add_argument("--seed", type=int, default=0, help="of the rooms and questions (0)")
     args = parser.parse_args()
     if not args.furniture.is_file():
         sys.exit(f"furniture_rooms: there is no {args.furniture}. `python examples/furniture_points.py` makes it.")
     if args.output.exists():
         sys.exit(f"furniture_rooms: {args.output} exists already; give a new folder.")
-    counts = make_rooms(args.furniture, args.output, dict(zip(("train", "val", "test"), args.rooms)), args.seed)
+    rooms = dict(zip(("train", "val", "test"), args.rooms))
+    counts = make_rooms(args.furniture, args.output, rooms, args.questions, args.seed)
     print(f"{', '.join(f'{count:,} questions in {split}' for split, count in counts.items())}: {args.output}")
 
 

@@ -10,7 +10,7 @@ import tarfile
 import emoji_pairs
 import pytest
 from downloads import DownloadError
-from emoji_pairs import find_split, make_pairs
+from emoji_pairs import SPLITS, find_eighth, make_pairs
 from PIL import Image
 
 from hf_frozen_llm.tasks import TASKS
@@ -57,16 +57,16 @@ def archives(tmp_path):
 def test_pairs(archives, tmp_path):
     folder = tmp_path / "made" / "emoji"
     counts = make_pairs(*archives, folder)
-    assert sum(counts.values()) - counts["test_google"] == 39 and counts["test"] == counts["test_google"] > 1
+    assert counts["train"] + counts["test_new"] == 39 and counts["test"] and counts["test_new"]
     rows = {split: TASK.read(TASK.arguments(dataset_name=str(folder)), split) for split in counts}
     assert {split: len(of_split) for split, of_split in rows.items()} == counts
     texts = {split: {text for (text,) in of_split["captions"]} for split, of_split in rows.items()}
-    assert texts["test"] == texts["test_google"] and not texts["train"] & texts["test"]
-    assert "thing 1" in texts["train"] | texts["test"] and not any("thing 39" in text for text in texts["train"])
-    for split, vendor in (("train", "google"), ("test", "twitter"), ("test_google", "google")):
+    assert texts["test"] < texts["train"] and not texts["train"] & texts["test_new"]
+    assert "thing 1" in texts["train"] | texts["test_new"] and not any("thing 39" in text for text in texts["train"])
+    for split, vendor in (("train", "google"), ("test", "twitter"), ("test_new", "twitter")):
         for row in rows[split]:
             name = row["captions"][0].partition(":")[0]
-            assert find_split(name) == split.partition("_")[0]
+            assert find_eighth(name) in SPLITS[split][1]
             if name != "thing 1":
                 assert row["captions"] == [f"{name}: small, no {name.split()[1]}"]
             picture = Image.open(row["image"]["path"])

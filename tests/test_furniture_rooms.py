@@ -16,6 +16,7 @@ from hf_frozen_llm.tasks.situated_question_answering.scenes import place_agent, 
 
 NAMES = {number: name for name, number, _ in furniture_rooms.KINDS.values()}
 SIDES = {"in front of me": 0, "on my left": 1, "behind me": 2, "on my right": 3}
+ROOMS = {"train": 30, "val": 3, "test": 3}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def furniture(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rooms(furniture, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rooms") / "rooms"
-    furniture_rooms.make_rooms(furniture, folder, {"train": 12, "val": 3, "test": 3}, seed=0)
+    furniture_rooms.make_rooms(furniture, folder, ROOMS, num_questions=3, seed=0)
     return folder
 
 
@@ -112,7 +113,7 @@ def test_questions_alone_tell_little(rooms):
 
 
 def test_same_seed_same_rooms(furniture, rooms, tmp_path):
-    furniture_rooms.make_rooms(furniture, tmp_path / "again", {"train": 12, "val": 3, "test": 3}, seed=0)
+    furniture_rooms.make_rooms(furniture, tmp_path / "again", ROOMS, num_questions=3, seed=0)
     for file in sorted(path for path in rooms.rglob("*") if path.is_file()):
         assert (tmp_path / "again" / file.relative_to(rooms)).read_bytes() == file.read_bytes(), file
 

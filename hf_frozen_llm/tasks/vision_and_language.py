@@ -2,6 +2,7 @@
 """Shared code of the tasks with images and texts: the processor, images and texts as tensors."""
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,12 +11,15 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoProcessor, AutoTokenizer, RobertaTokenizer
+from transformers.utils import logging
 
 from hf_frozen_llm.data.datasets import Example, Row
 from hf_frozen_llm.data.image_texts import ImageTextArguments
 from hf_frozen_llm.data.images import decode_image, to_rgb
 from hf_frozen_llm.modeling.processing_meter_with_llm_block import MeterImageProcessor, MeterProcessor
 
+
+logger = logging.get_logger(__name__)
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # in RoBERTa's order
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)  # every byte is a token
@@ -103,6 +107,7 @@ class ImageTextTransform(ABC):
 
     def __init__(self, args: ImageTextArguments, processor: MeterProcessor, location: str):
         self.args, self.processor, self.location = args, processor, location
+        self.has_warned = False
 
     @abstractmethod
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
@@ -117,8 +122,13 @@ class ImageTextTransform(ABC):
         return self.processor(images=images)["pixel_values"]
 
     def encode_texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
-        """Return the tokens of each text, without padding."""
-        inputs = self.processor(text=list(texts), truncation=self.args.truncation)
+        """Return the tokens of each text, without padding; warn only once of texts that are too long."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            inputs = self.processor(text=list(texts), truncation=self.args.truncation)
+        if caught and not self.has_warned:
+            self.has_warned = True
+            logger.warning(f"{self.location}: {caught[0].message} Later ones are cut off without a warning.")
         return [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"])]
 
 

@@ -180,7 +180,7 @@ def test_accuracy_is_the_official_one_and_by_type(tmp_path):
     assert metrics == {"loss": 4.5, **official}
 
 
-def test_examples(tmp_path):
+def test_examples(tmp_path, caplog):
     """Inputs are those of the processor on each question alone; the loss of a record is that of the model."""
     images = write_color_images(tmp_path)
     texts = ["a dot", "a dot a dot"] * 2
@@ -188,8 +188,8 @@ def test_examples(tmp_path):
     write_table(tmp_path / "train.csv", rows)
     rows = read(tmp_path)
     task = make_task(rows, max_length=6)
-    with pytest.warns(UserWarning, match="max_length=6"):
-        batch = task.collate(task.dataset(rows, "train").__getitems__([0, 1, 2]))
+    batch = task.collate(task.dataset(rows, "train").__getitems__([0, 1, 2]))
+    assert "3 of 3 texts have more than max_length=6 tokens" in caplog.text
     assert batch["labels"].tolist() == torch.eye(4)[:3].tolist() and batch["row"].tolist() == [0, 1, 2]
     alone = task.processor(Image.open(tmp_path / images[0][0]), "a dot")
     assert torch.equal(batch["pixel_values"][0], alone["pixel_values"][0])
@@ -338,6 +338,16 @@ def test_long_questions_are_errors_by_choice(tmp_path):
     task.processor.max_length = 4
     with pytest.raises(ValueError, match=r"1 of 1 texts have more than max_length=4 tokens.*Set max_length higher"):
         task.dataset(rows, "train")[0]
+
+
+def test_long_questions_are_cut_off_with_one_warning(tmp_path, caplog):
+    write_table(tmp_path / "train.csv", make_plain(tmp_path))
+    rows = read(tmp_path)
+    task = make_task(rows)
+    task.processor.max_length = 4
+    examples = task.dataset(rows, "train")
+    assert all(len(examples[number]["text"]) == 4 for number in range(3))
+    assert caplog.text.count("tokens; text 0 has") == 1 and "data [train]: 1 of 1 texts" in caplog.text
 
 
 def test_unreadable_images_name_their_row(tmp_path):

@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
-Average the runs of the study of ETH/UCY over its five scenes, beside the baselines on the same windows.
+Average the runs of a study of motion forecasting over its seeds and scenes, beside the baselines on the same windows.
 
     hf-frozen-llm ablate motion_forecasting/vectornet_eth_ucy.yaml --variants with_and_without.yaml \
         --over dataset_config_name=eth,hotel,univ,zara1,zara2 --seeds 3 --output_dir runs/pedestrians
-    python benchmarks/pedestrians.py runs/pedestrians > benchmarks/results/pedestrians/averages.md
+    python benchmarks/forecasts.py runs/pedestrians > benchmarks/results/pedestrians/averages.md
 """
 
 import argparse
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 
-SCENES = ("eth", "hotel", "univ", "zara1", "zara2")
 METRICS = ("minADE_1", "minFDE_1", "MR_1", "minADE_6", "minFDE_6", "MR_6")
 
 
@@ -35,8 +34,8 @@ def read_scores(folder):
 
 def mean_over_scenes(by_scene, name):
     """Return the mean over the scenes of each seed that has all of them."""
-    seeds = set.intersection(*(set(by_scene[scene]) for scene in SCENES))
-    return [float(np.mean([by_scene[scene][seed][name] for scene in SCENES])) for seed in sorted(seeds)]
+    seeds = set.intersection(*map(set, by_scene.values()))
+    return [float(np.mean([of_scene[seed][name] for of_scene in by_scene.values()])) for seed in sorted(seeds)]
 
 
 def describe(values):
@@ -48,21 +47,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     scores = read_scores(parser.parse_args().folder)
-    print("# The mean over the five scenes\n")
-    print("Mean and standard deviation over the seeds that have all scenes; metres, and shares of misses (2 m).\n")
+    scenes = sorted({scene for by_scene in scores.values() for scene in by_scene}, key=str)
+    print("# Mean and standard deviation over the seeds\n")
+    of_scenes = f", each the mean of the {len(scenes)} scenes" if len(scenes) > 1 else ""
+    print(f"Metres, and shares of misses (2 m){of_scenes}.\n")
     print(f"| forecast | seeds | {' | '.join(METRICS)} | seconds |")
     print(f"|---|---:|{'---:|' * (len(METRICS) + 1)}")
-    complete = [variant for variant in scores if set(scores[variant]) >= set(SCENES)]
+    complete = [variant for variant in scores if len(scores[variant]) == len(scenes)]
     for variant in complete:
         cells = [describe(mean_over_scenes(scores[variant], name)) for name in METRICS]
-        trained = "seconds" in next(iter(scores[variant]["eth"].values()))
+        trained = "seconds" in next(iter(scores[variant][scenes[0]].values()))
         seconds = f"{np.mean(mean_over_scenes(scores[variant], 'seconds')):.0f}" if trained else "–"
         count = str(len(mean_over_scenes(scores[variant], METRICS[0]))) if trained else "–"
         print(f"| {variant} | {count} | {' | '.join(cells)} | {seconds} |")
-    for name in ("minFDE_1", "minFDE_6"):
-        print(f"\n## {name} by scene\n\n| forecast | {' | '.join(SCENES)} |\n|---|{'---:|' * len(SCENES)}")
+    for name in ("minFDE_1", "minFDE_6") if len(scenes) > 1 else ():
+        print(f"\n## {name} by scene\n\n| forecast | {' | '.join(scenes)} |\n|---|{'---:|' * len(scenes)}")
         for variant in complete:
-            cells = [describe([of_seed[name] for of_seed in scores[variant][scene].values()]) for scene in SCENES]
+            cells = [describe([of_seed[name] for of_seed in scores[variant][scene].values()]) for scene in scenes]
             print(f"| {variant} | {' | '.join(cells)} |")
 
 
