@@ -63,6 +63,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .commands.ablate import ablate
     from .commands.check import check
+    from .commands.plot import plot
     from .commands.predict import predict
     from .commands.train import train
     from .conversion import convert_released_checkpoint
@@ -76,6 +77,7 @@ COMMANDS = {
     "check": ".commands.check",
     "convert_released_checkpoint": ".conversion",
     "evaluate": ".training.evaluate",
+    "plot": ".commands.plot",
     "predict": ".commands.predict",
     "push": ".hub.push",
     "train": ".commands.train",
@@ -133,6 +135,7 @@ __all__ = [
     "check",
     "convert_released_checkpoint",
     "evaluate",
+    "plot",
     "predict",
     "push",
     "train",

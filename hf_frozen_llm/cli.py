@@ -197,6 +197,26 @@ def ablate(
 
 
 @app.command()
+def plot(
+    runs: list[str] = typer.Argument(help="Folders of `train` or of `ablate`."),  # noqa: B008
+    output: str = typer.Option("curves.png", "--output", "--output-file", help="The figure, such as a .svg."),
+    metric: list[str] = typer.Option(  # noqa: B008
+        [], help="A metric of the log, such as eval_top1 or update_ratio; repeat it for several panels."
+    ),
+    by: str = typer.Option("step", help="The horizontal axis: step or epoch."),
+) -> None:
+    """
+    Plot the curves of several RUNS in one figure.
+
+    By default the training loss, the loss of the evaluations and the main metric. A run that is not finished is
+    plotted from its last checkpoint; the seeds of a variant of `ablate` have one colour.
+    """
+    from hf_frozen_llm.commands.plot import plot
+
+    print(plot(runs, output, metric, by))
+
+
+@app.command()
 def layer(
     llm: str = typer.Argument(help="Hub id, folder or .gguf file of the language model."),
     layer_index: list[int] = typer.Option(  # noqa: B008

@@ -2,7 +2,7 @@
 """Figures of the package; matplotlib (the `plot` extra) is imported where it is used."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from hf_frozen_llm.metrics import Metric
 
 CORRECT, WRONG = "#1a7f37", "#c2261c"
 COLORS = ["#4c72b0", "#dd8452", "#55a868", "#8172b3"]
+# Of many lines, for people who do not see all colours either (Okabe and Ito, jfly.uni-koeln.de/color).
+LINE_COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000"]
+LINE_STYLES = ["-", "--", ":", "-."]
 
 
 def new_figure(width: float, height: float):
@@ -27,6 +30,16 @@ def new_figure(width: float, height: float):
     figure = Figure(figsize=(width, height), dpi=150)
     FigureCanvasAgg(figure)
     return figure
+
+
+def check_figure(name: str, file: str | Path) -> Path:
+    """Return the file of a figure; refuse a format or a folder that fails only when the figure is written."""
+    path, formats = Path(file), new_figure(1, 1).canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(f"{name} is {str(file)!r}; matplotlib writes {', '.join(f'.{kind}' for kind in formats)}.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{name} is {str(file)!r}, but there is no folder {path.parent}.")
+    return path
 
 
 def plot_image_grid(
@@ -158,6 +171,62 @@ def plot_run(path: str | Path, history: list[dict[str, Any]], metric: Metric, sa
             axis.axvline(saved_step, color="grey", linestyle="--", linewidth=1, zorder=0)
     figure.tight_layout()
     figure.savefig(path)
+
+
+def plot_curves(
+    path: str | Path,
+    runs: Mapping[str, Sequence[list[dict[str, Any]]]],
+    panels: Mapping[str, str],
+    scales: Mapping[str, float],
+    by: str = "step",
+    format: str = "png",
+) -> None:
+    """
+    Write curves of several runs: a panel for each metric, a colour for each name.
+
+    Args:
+        path (`str` or `Path`):
+            The file to write.
+        runs (`Mapping[str, Sequence[list[dict]]]`):
+            For each name, the `log_history` of one run or more, as `Trainer` keeps it. Lines of several runs are thin.
+        panels (`Mapping[str, str]`):
+            For each entry of the histories that is plotted, the label of its axis.
+        scales (`Mapping[str, float]`):
+            Factors of entries.
+        by (`str`, *optional*, defaults to `"step"`):
+            The horizontal axis, `"step"` or `"epoch"`.
+        format (`str`, *optional*, defaults to `"png"`):
+            The format of the file.
+    """
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(5.2 * columns, 3.8 * rows + 0.25 * -(-len(runs) // columns))
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    lines = {}
+    for (key, label), axis in zip(panels.items(), axes):
+        for number, (name, histories) in enumerate(runs.items()):
+            style = LINE_STYLES[number // len(LINE_COLORS) % len(LINE_STYLES)]
+            for history in histories:
+                entries = [entry for entry in history if entry.get(key) is not None]
+                (lines[name],) = axis.plot(
+                    [entry[by] for entry in entries],
+                    [scales.get(key, 1) * entry[key] for entry in entries],
+                    color=LINE_COLORS[number % len(LINE_COLORS)],
+                    linestyle=style,
+                    linewidth=1.6 if len(histories) == 1 else 1,
+                    marker="o" if len(entries) < 20 else None,
+                    markersize=4,
+                )
+        axis.set_xlabel(f"training {by}")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes:  # the rest of the last row
+        axis.set_visible(False)
+    names = [f"{name} ({len(runs[name])} runs)" if len(runs[name]) > 1 else name for name in lines]
+    figure.set_layout_engine("constrained")
+    figure.legend(list(lines.values()), names, loc="outside lower center", ncols=columns, frameon=False)
+    figure.savefig(path, format=format)
 
 
 def plot_confusion_matrix(path: str | Path, table: pd.DataFrame) -> None:

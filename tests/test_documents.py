@@ -111,8 +111,8 @@ QUICKSTART = Page(
 
 
 def check_own_data(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
-    assert {words[1] for words in ran} == {"train", "evaluate", "check", "predict"}
-    assert Path("runs/long/check.png").is_file()
+    assert {words[1] for words in ran} == {"train", "evaluate", "check", "predict", "plot"}
+    assert Path("runs/long/check.png").is_file() and Path("curves.svg").is_file() and Path("curves.png").is_file()
     predictions = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
     assert len(predictions) == 16 and predictions[0]["predictions"][0]["label"] in ("cat", "dog")
 

@@ -24,7 +24,7 @@ from hf_frozen_llm.commands.ablation_report import AblationReport, choose_values
 from hf_frozen_llm.commands.ablation_runs import PlannedRun, name_fields, read_cells, read_scores, run_all
 from hf_frozen_llm.commands.report import count
 from hf_frozen_llm.metrics import Metric
-from hf_frozen_llm.plotting import new_figure
+from hf_frozen_llm.plotting import check_figure, new_figure
 from hf_frozen_llm.training.results import read_results
 
 
@@ -94,7 +94,10 @@ def ablate(
             with results of other settings, before anything is run.
     """
     check_options({"seeds": seeds, "tune_seeds": tune_seeds, "max_parallel": max_parallel}, delta)
-    figure = check_figure(figure, Path(output_dir), reference)
+    if reference is not None and importlib.util.find_spec("scipy") is None:
+        raise ImportError("reference needs scipy: pip install 'hf_frozen_llm[ablate]'")
+    new_figure(1, 1)  # matplotlib may be missing, which must not end hours of training
+    figure = Path(output_dir) / "ablation.png" if figure is None else check_figure("figure", figure)
     plan = Plan(str(recipe), list(overrides), Path(output_dir))
     plan_runs(plan, make_grid(over, variants), read_tuned_values(tune), seeds)
     if tune or tune_split is not None:
@@ -120,21 +123,6 @@ def check_options(numbers: Mapping[str, int], delta: float) -> None:
             raise ValueError(f"{name} is {number}; it must be at least 1.")
     if not 0 < delta < math.inf:
         raise ValueError(f"delta is {delta}; it is the size of a difference, above 0.")
-
-
-def check_figure(figure: str | Path | None, output_dir: Path, reference: str | None) -> Path:
-    """Return the file of the figure; refuse a format, a folder or a missing package that fails after hours only."""
-    if reference is not None and importlib.util.find_spec("scipy") is None:
-        raise ImportError("reference needs scipy: pip install 'hf_frozen_llm[ablate]'")
-    formats = new_figure(1, 1).canvas.get_supported_filetypes()
-    if figure is None:
-        return output_dir / "ablation.png"
-    path = Path(figure)
-    if path.suffix[1:].lower() not in formats:
-        raise ValueError(f"figure is {str(figure)!r}; matplotlib writes {', '.join(f'.{name}' for name in formats)}.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"figure is {str(figure)!r}, but there is no folder {path.parent}.")
-    return path
 
 
 def print_plan(plan: Plan, seeds: int) -> None:
