@@ -55,7 +55,7 @@ class Schedule:
         """
         num_warmup_steps = self.num_warmup_steps(args, num_training_steps, steps_per_epoch)
         last_step = num_training_steps - round(self.cooldown_epochs * steps_per_epoch)
-        if num_warmup_steps > 0 and num_warmup_steps >= last_step:
+        if last_step < num_training_steps and num_warmup_steps >= last_step:
             raise ValueError(
                 f"The warm-up takes {num_warmup_steps} steps, and the cool-down {num_training_steps - last_step}, of "
                 f"{num_training_steps}. Shorten warmup_epochs or cooldown_epochs, or train longer."

@@ -219,10 +219,7 @@ def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
     check_batches(args, train_rows)
     run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
     if eval_rows is not None:
-        best = args.metric_for_best_model
-        if best is not None and settings.run_args.ema_decay is not None:
-            best = best.removeprefix("eval_").removeprefix("ema_")
-        run.task.check_evaluation(eval_rows, best)
+        run.task.check_evaluation(eval_rows, best_metric_of_task(settings.run_args, args))
     run.checkpoint = checkpoint
     resume_changes, changed = settings.run_args.resume_changes, list[str]()
     if checkpoint is not None:
@@ -231,6 +228,12 @@ def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
         now = {**json.loads(to_json(settings.to_dict())), "label2id": getattr(run.model.config, "label2id", None)}
         run.results = find_results(Path(str(args.output_dir)), checkpoint, now, resume_changes)
     return run
+
+
+def best_metric_of_task(run_args: RunArguments, args: TrainingArguments) -> str | None:
+    """Return `metric_for_best_model` as the task calls it: also that of the averaged weights, if there are some."""
+    best = args.metric_for_best_model
+    return best if best is None or run_args.ema_decay is None else best.removeprefix("eval_").removeprefix("ema_")
 
 
 def read_rows(task: type[Task], args: DataArguments, key: str) -> HFDataset:
