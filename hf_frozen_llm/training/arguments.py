@@ -95,6 +95,10 @@ class RunArguments:
             chooses by them. Frozen layers are not copied.
         ema_warmup (`bool`, *optional*, defaults to `False`):
             Whether the decay rises from 0 as `1 - step ** (-2 / 3)`, as in timm's `ModelEmaV3`.
+        progressive_resizing (`dict[str, int]`, *optional*):
+            Size of the training images from each epoch on, as in `{0: 128, 10: 160, 20: 224}`; in evaluation, images
+            have the model's own size. Augmented images are resized on the device, and the host interpolates its
+            positions.
         clip_grad_value (`float`, *optional*):
             Largest absolute value of each entry of the gradient, to which it is clipped after `max_grad_norm`.
         resume (`bool`, *optional*, defaults to `False`):
@@ -118,6 +122,7 @@ class RunArguments:
     weight_decay_rule: Literal["trainer", "timm"] = "trainer"
     ema_decay: float | None = None
     ema_warmup: bool = False
+    progressive_resizing: dict[str, int] | None = None
     clip_grad_value: float | None = None
     resume: bool = False
     resume_changes: str | None = None
@@ -137,6 +142,12 @@ class RunArguments:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
         if self.ema_warmup and self.ema_decay is None:
             raise ValueError("ema_warmup is set, but ema_decay is not: there is no average. Set ema_decay.")
+        for epoch, size in (self.progressive_resizing or {}).items():
+            if not epoch.isdecimal() or size < 1:
+                raise ValueError(
+                    f"progressive_resizing is {self.progressive_resizing}: {epoch!r} must be the number of an epoch, "
+                    f"and {size} a size of at least 1."
+                )
         for name in ("learning_rate_drop_factor", "clip_grad_value"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -31,6 +31,7 @@ from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.lora import add_lora
 from hf_frozen_llm.training.optimizer import Schedule
 from hf_frozen_llm.training.recipe import Recipe
+from hf_frozen_llm.training.resizing import ProgressiveResizing
 from hf_frozen_llm.training.results import load_saved_config, to_json
 from hf_frozen_llm.training.resume import check_same_run, continues, find_checkpoint_to_resume, find_results
 from hf_frozen_llm.training.trainer import TaskTrainer
@@ -131,6 +132,7 @@ class Run:
     ) -> TaskTrainer:
         """Return the Trainer of this run; see [`TaskTrainer`] for `write_card`."""
         run_args = self.settings.run_args
+        sizes = run_args.progressive_resizing
         return TaskTrainer(
             self.model,
             self.args,
@@ -149,6 +151,7 @@ class Run:
             weight_decay_rule=run_args.weight_decay_rule,
             ema_decay=run_args.ema_decay,
             ema_warmup=run_args.ema_warmup,
+            resize=ProgressiveResizing(sizes, self.model) if sizes else None,
             settings=None if self.train_dataset is None else self.flat_settings(),
             train_dataset=self.train_dataset,
             eval_dataset=self.eval_dataset,

@@ -20,13 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import nested_gather
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, SchedulerType
 from transformers.utils import PushInProgress, logging
 
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.publishing import leave_out_local_paths, publishing
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.tasks.task import Batch, Predict, Record
+from hf_frozen_llm.training.diverged import describe_divergence
 from hf_frozen_llm.training.ema import EMA_FOLDER, WeightAverage
 from hf_frozen_llm.training.optimizer import Schedule, drop_learning_rates, names_of_decayed, scale_learning_rates
 from hf_frozen_llm.training.progress import RunProgress
@@ -70,6 +71,8 @@ class TaskTrainer(Trainer):
             See [`RunArguments`].
         ema_warmup (`bool`, *optional*, defaults to `False`):
             See [`RunArguments`].
+        resize (`Callable[[Batch, int], Batch]`, *optional*):
+            Resizes the images of an augmented batch of an epoch, see [`ProgressiveResizing`].
         settings (`dict[str, Any]`, *optional*):
             The resolved settings of the run, which are written into every checkpoint as `recipe.json`.
         write_card (`Callable[[], None]`, *optional*):
@@ -96,6 +99,7 @@ class TaskTrainer(Trainer):
         weight_decay_rule: str = "trainer",
         ema_decay: float | None = None,
         ema_warmup: bool = False,
+        resize: Callable[[Batch, int], Batch] | None = None,
         settings: dict[str, Any] | None = None,
         write_card: Callable[[], None] | None = None,
         **kwargs,
@@ -133,6 +137,7 @@ class TaskTrainer(Trainer):
         self.learning_rate_drop_factor = learning_rate_drop_factor
         self.clip_grad_value = clip_grad_value
         self.weight_decay_rule = weight_decay_rule
+        self.resize = resize
         self.settings = settings
         self.write_card = write_card
         self.stops_when_infinite = True
@@ -161,6 +166,7 @@ class TaskTrainer(Trainer):
         set_seed(int(np.random.SeedSequence((self.args.seed, *batch)).generate_state(1)[0]))
         rng = np.random.default_rng((self.data_seed, *batch))
         inputs = self.task.augment(self._prepare_inputs(inputs), rng)
+        inputs = inputs if self.resize is None else self.resize(inputs, int(self.state.epoch or 0))
         if self.compute_loss_func is not None and "labels" not in inputs:
             # Trainer would call it without a target, and add up the losses of accumulated batches.
             raise ValueError(
@@ -196,20 +202,8 @@ class TaskTrainer(Trainer):
         """Raise an error that says what to do; `current_step` is 1 within a step."""
         if not self.stops_when_infinite:
             return
-        args = self.args
-        checkpoint = get_last_checkpoint(str(args.output_dir)) if Path(str(args.output_dir)).is_dir() else None
-        rescue = "There is no checkpoint to go back to."
-        if checkpoint is not None:
-            rescue = f"The last good checkpoint is {checkpoint}: `--resume true --resume_changes learning_rate,…`."
-        clipping = f"max_grad_norm is {args.max_grad_norm:g}" if args.max_grad_norm > 0 else "max_grad_norm is 0"
-        precision = next((f", {name}" for name in ("fp16", "bf16") if getattr(args, name)), "")
-        causes = (
-            f"a high learning rate (learning_rate is {args.learning_rate:g}), a short warm-up (warmup_steps is "
-            f"{args.warmup_steps:g}), gradients that are hardly clipped ({clipping}){precision}, or numbers in the "
-            "data that are not finite (see `hf-frozen-llm check`)"
-        )
         step = self.state.global_step + current_step
-        raise FloatingPointError(f"The run has diverged at step {step}: {problem}. {rescue} Likely causes: {causes}.")
+        raise FloatingPointError(describe_divergence(self.args, step, problem))
 
     @contextmanager
     def _keeping_block_tokens(self) -> Iterator[None]:
