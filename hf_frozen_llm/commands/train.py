@@ -188,9 +188,11 @@ def describe_folder(run: Run) -> str:
     """Return where the model of a finished run is, and how to use it."""
     folder = run.args.output_dir
     split = "" if run.eval_dataset is not None and run.settings.data_args.holdout is None else " --split SPLIT"
+    averaged = Path(str(folder), EMA_FOLDER)
+    average = "" if run.settings.run_args.ema_decay is None else f"The average of the weights is in {averaged}. "
     return (
-        f"The model is in {folder}. Load it: {type(run.model).__name__}.from_pretrained({folder!r}). Evaluate it: "
-        f"hf-frozen-llm evaluate {folder}{split}. Predict: hf-frozen-llm predict {folder} FILE"
+        f"{average}The model is in {folder}. Load it: {type(run.model).__name__}.from_pretrained({folder!r}). "
+        f"Evaluate it: hf-frozen-llm evaluate {folder}{split}. Predict: hf-frozen-llm predict {folder} FILE"
     )
 
 

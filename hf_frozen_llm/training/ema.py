@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -88,8 +89,11 @@ class WeightAverage(TrainerCallback):
             tensor.copy_(weights[name])
 
     def save(self, folder: str | Path) -> None:
-        with replacing(Path(folder, EMA_FILE)) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary)
+        try:
+            with replacing(Path(folder, EMA_FILE)) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary)
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"{EMA_FILE} could not be written: {error}") from error
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
