@@ -19,6 +19,9 @@ class VideoMAEWithLLMBlockConfig(WithLLMBlockConfigMixin, VideoMAEConfig):
         fc_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of the norm before the classifier. The default is that of transformers; the paper's released code
             uses 1e-6.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Rate of stochastic depth of the last layer; it rises linearly from 0 in the first. Each residual branch of
+            the host is dropped for single examples.
 
     Raises:
         `ValueError`: if `llm_block.position` is not one of -1, 0, …, `num_hidden_layers`.
@@ -46,6 +49,7 @@ class VideoMAEWithLLMBlockConfig(WithLLMBlockConfigMixin, VideoMAEConfig):
 
     llm_block: LLMBlockConfig | dict | None = None
     fc_norm_eps: float = 1e-5
+    drop_path_rate: float = 0.0
 
     def complete_llm_block(self) -> None:
         super().complete_llm_block()

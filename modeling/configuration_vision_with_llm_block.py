@@ -29,6 +29,9 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
             The classifier's input: the CLS token, the mean of the patch tokens, or both concatenated (as in DINOv2's
             own classifier). When the model is built, `None` becomes `"mean"` for a host that has no CLS token or that
             itself uses the mean, and `"cls"` otherwise.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Rate of stochastic depth of the host's last layer, for a host whose own configuration has no field of this
+            name; it rises linearly from 0 in the first.
         out_features (`list[str]`, *optional*):
             Stages whose feature maps [`VisionWithLLMBlockBackbone`] returns, among `stage_names`: `"stem"`,
             `"stage1"`, … of the host, and `"llm_block"`. By default the last one.
@@ -36,7 +39,8 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
             The same stages by their indices.
 
     Raises:
-        `ValueError`: for the `vision_config` of an image-text model, or if `llm_block.position` is not -1.
+        `ValueError`: for the `vision_config` of an image-text model, if `llm_block.position` is not -1, or for a
+            `drop_path_rate` that is the host's.
 
     Example:
 
@@ -57,6 +61,7 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
     vision_config: dict | PreTrainedConfig | None = None
     llm_block: LLMBlockConfig | dict | None = None
     pooling: Literal["cls", "mean", "cls_mean"] | None = None
+    drop_path_rate: float = 0.0
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
@@ -74,6 +79,11 @@ class VisionWithLLMBlockConfig(WithLLMBlockConfigMixin, BackboneConfigMixin, Pre
             raise ValueError(
                 f"vision_config is of a {self.vision_config.model_type}, a model of images and text: give its own "
                 "`vision_config`."
+            )
+        if self.drop_path_rate != 0 and self._of_host("drop_path_rate") is not None:
+            raise ValueError(
+                f"drop_path_rate is {self.drop_path_rate}, but a {self._of_host('model_type')} has a field of this "
+                "name; set it in vision_config."
             )
         self._refuse_fields_of_host(kwargs)
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)

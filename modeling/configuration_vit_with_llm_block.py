@@ -16,6 +16,9 @@ class ViTWithLLMBlockConfig(WithLLMBlockConfigMixin, ViTConfig):
     Args:
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block. `None` is the plain ViT, the baseline of every comparison.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Rate of stochastic depth of the last layer; it rises linearly from 0 in the first. Each residual branch of
+            the host is dropped for single examples.
 
     Raises:
         `ValueError`: if `llm_block.position` is not one of -1, 0, …, `num_hidden_layers`.
@@ -37,6 +40,7 @@ class ViTWithLLMBlockConfig(WithLLMBlockConfigMixin, ViTConfig):
     model_type = "vit_with_llm_block"
 
     llm_block: LLMBlockConfig | dict | None = None
+    drop_path_rate: float = 0.0
 
     def complete_llm_block(self) -> None:
         super().complete_llm_block()

@@ -20,6 +20,7 @@ from .configuration_llm_block import LLMBlockConfig
 from .configuration_videomae_with_llm_block import VideoMAEWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .pretrained_model import PreTrainedModelWithLLMBlock
+from .stochastic_depth import add_stochastic_depth
 
 
 # transformers before 5.23 has no such argument and needs none, as it does not resolve negative indices.
@@ -58,6 +59,7 @@ class VideoMAEWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     def _build(self, config: VideoMAEWithLLMBlockConfig) -> None:
         config.complete_llm_block()
         self.videomae = VideoMAEModel(config)
+        add_stochastic_depth(self.videomae.encoder.layer, config.drop_path_rate, "VideoMAE")
         self.llm_block = None if config.llm_block is None else LLMBlock(cast(LLMBlockConfig, config.llm_block))
 
     def get_input_embeddings(self) -> nn.Module:

@@ -22,6 +22,7 @@ from .configuration_llm_block import LLMBlockConfig
 from .configuration_vision_with_llm_block import VisionWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .pretrained_model import HUB_KWARGS, PreTrainedModelWithLLMBlock, needs_all_tokens
+from .stochastic_depth import add_stochastic_depth
 from .vision_host import inspect_host, load_host_config, patch_grid, pixel_shape, vision_config_of
 
 
@@ -66,6 +67,10 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
                 "Use 'cls' if it has a CLS token, or LLMBlock alone on its last_hidden_state."
             )
         host = self._host.build(host_config)
+        if config.drop_path_rate != 0:
+            depth = config.num_hidden_layers
+            stacks = [m for m in host.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+            add_stochastic_depth(stacks[0] if stacks else [host], config.drop_path_rate, host_config.model_type)
         if config.llm_block is not None:
             self._host.defer_norm(host)
         self.base_model_prefix = type(host).base_model_prefix
@@ -128,6 +133,8 @@ class VisionWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         if vision_config is not host_config:
             fields = {name: kwargs.pop(name) for name in list(kwargs) if hasattr(vision_config, name)}
             vision_config = type(vision_config).from_dict({**vision_config.to_dict(), **fields})
+        if "drop_path_rate" in kwargs:  # the host's configuration would have taken it
+            own_kwargs["drop_path_rate"] = kwargs.pop("drop_path_rate")
         config = VisionWithLLMBlockConfig(
             vision_config=vision_config, llm_block=llm_block, pooling=pooling, **labels, **own_kwargs
         )

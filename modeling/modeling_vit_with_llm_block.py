@@ -18,6 +18,7 @@ from .configuration_llm_block import LLMBlockConfig
 from .configuration_vit_with_llm_block import ViTWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .pretrained_model import PreTrainedModelWithLLMBlock
+from .stochastic_depth import add_stochastic_depth
 
 
 # transformers before 5.23 has no such argument and needs none, as it does not resolve negative indices.
@@ -41,6 +42,7 @@ class ViTWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
     def _build(self, config: ViTWithLLMBlockConfig, add_pooling_layer: bool) -> None:
         config.complete_llm_block()
         self.vit = ViTModel(config, add_pooling_layer=add_pooling_layer)
+        add_stochastic_depth(self.vit.layers, config.drop_path_rate, "ViT")
         self.llm_block = None if config.llm_block is None else LLMBlock(cast(LLMBlockConfig, config.llm_block))
 
     def get_input_embeddings(self) -> nn.Module:

@@ -30,6 +30,7 @@ from hf_frozen_llm.training.resume import check_same_run, find_checkpoint_to_res
 from hf_frozen_llm.training.run import (
     Settings,
     assemble_run,
+    best_metric_of_task,
     build_config,
     build_model,
     build_training_arguments,
@@ -245,7 +246,8 @@ def check_data(plan: Plan) -> None:
                 check_readable(task, split, max(plan.check_rows, needed), workers, report)
     if plan.evaluation is not None:
         with report.step("evaluation"):
-            task.check_evaluation(plan.evaluation.rows, None if args is None else args.metric_for_best_model)
+            best = None if args is None else best_metric_of_task(plan.settings.run_args, args)
+            task.check_evaluation(plan.evaluation.rows, best)
     if plan.evaluation is not None and task.args.holdout is None and not task.args.streaming:
         with report.step("shared rows"):
             check_shared_rows(plan.settings, train, plan.evaluation, plan.check_rows, report)
@@ -256,7 +258,9 @@ def check_data(plan: Plan) -> None:
             plan.num_steps = plan.args.max_steps
             report.say("length", f"{plan.num_steps:,} steps; a stream does not say how many an epoch has")
         else:
-            plan.num_steps, num_checkpoints = check_length(plan.args, train, report)
+            plan.num_steps, num_checkpoints = check_length(
+                plan.args, plan.settings.run_args.warmup_epochs, train, report
+            )
             needed = num_checkpoints * plan.checkpoint_bytes
             if plan.free_bytes is not None and needed > plan.free_bytes:
                 report.warnings.append(

@@ -153,7 +153,9 @@ def read_bytes(value: Any) -> bytes:
     return value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
 
 
-def check_length(args: TrainingArguments, train: Split, report: Report) -> tuple[int, int]:
+def check_length(
+    args: TrainingArguments, warmup_epochs: float | None, train: Split, report: Report
+) -> tuple[int, int]:
     """Count steps, epochs and examples; return the steps, and the checkpoints if all of them are kept."""
     accumulated, num_rows = args.gradient_accumulation_steps, len(train.rows)
     a_batch = args.train_batch_size * args.world_size
@@ -182,8 +184,12 @@ def check_length(args: TrainingArguments, train: Split, report: Report) -> tuple
             f"A step reads {a_step:,} examples, and {train.name} has {count(num_rows, 'row')}. Lower "
             "per_device_train_batch_size or gradient_accumulation_steps."
         )
-    if (warmup := args.get_warmup_steps(steps)) >= steps:
-        report.warnings.append(f"warmup_steps is {warmup:,}, and the run ends after {count(steps, 'step')}.")
+    warmup = args.get_warmup_steps(steps) if warmup_epochs is None else round(warmup_epochs * an_epoch)
+    if warmup >= steps:
+        given = f"warmup_steps is {warmup:,}"
+        if warmup_epochs is not None:
+            given = f"warmup_epochs is {warmup_epochs:g}, {count(warmup, 'step')}"
+        report.warnings.append(f"{given}, and the run ends after {count(steps, 'step')}.")
     for name, strategy, missing in (
         ("eval_steps", args.eval_strategy, "evaluated"),
         ("save_steps", args.save_strategy, "saved to resume from"),

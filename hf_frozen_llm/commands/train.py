@@ -13,6 +13,7 @@ from transformers.utils import logging
 from hf_frozen_llm.hub.card import has_own_card, write_card
 from hf_frozen_llm.hub.licences import find_licence, permits_layer
 from hf_frozen_llm.hub.push import push
+from hf_frozen_llm.training.ema import EMA_FOLDER
 from hf_frozen_llm.training.lock import lock_output_dir
 from hf_frozen_llm.training.progress import progress_bars
 from hf_frozen_llm.training.recipe import read_recipe
@@ -99,6 +100,8 @@ def train_run(run: Run) -> dict[str, Any]:
 
     results = collect_results(run, trainer, training_set)
     results |= {"metrics": metrics, "parameters": parameters, "train_time_seconds": seconds}
+    if trainer.ema is not None and is_first:
+        write_json(folder / EMA_FOLDER / RESULTS_FILE, results_of_average(results, folder / EMA_FOLDER))
     results |= {name: table for name, table in trainer.tables.items() if name != "confusion_matrix"}
     if is_first:
         write_json(folder / RESULTS_FILE, results)
@@ -135,6 +138,15 @@ def collect_results(run: Run, trainer: Any, training_set: TrainingSetFacts) -> d
         "resumed_from_checkpoint": None if run.checkpoint is None else run.checkpoint.name,
         "log_history": state.log_history,
     }
+
+
+def results_of_average(results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the results of a run for its averaged weights, whose metrics are called `eval_ema_…` there."""
+    prefix = "eval_ema_"
+    metrics = {name: value for name, value in results["metrics"].items() if not name.startswith(prefix)}
+    averaged = {name: value for name, value in results["metrics"].items() if name.startswith(prefix)}
+    metrics |= {f"eval_{name.removeprefix(prefix)}": value for name, value in averaged.items()}
+    return {**results, "metrics": metrics, "weights_digest": digest_weights(folder)}
 
 
 def check_push(folder: Path, block: Any) -> None:
@@ -176,9 +188,11 @@ def describe_folder(run: Run) -> str:
     """Return where the model of a finished run is, and how to use it."""
     folder = run.args.output_dir
     split = "" if run.eval_dataset is not None and run.settings.data_args.holdout is None else " --split SPLIT"
+    averaged = Path(str(folder), EMA_FOLDER)
+    average = "" if run.settings.run_args.ema_decay is None else f"The average of the weights is in {averaged}. "
     return (
-        f"The model is in {folder}. Load it: {type(run.model).__name__}.from_pretrained({folder!r}). Evaluate it: "
-        f"hf-frozen-llm evaluate {folder}{split}. Predict: hf-frozen-llm predict {folder} FILE"
+        f"{average}The model is in {folder}. Load it: {type(run.model).__name__}.from_pretrained({folder!r}). "
+        f"Evaluate it: hf-frozen-llm evaluate {folder}{split}. Predict: hf-frozen-llm predict {folder} FILE"
     )
 
 

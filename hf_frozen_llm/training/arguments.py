@@ -77,6 +77,28 @@ class RunArguments:
             `lr_scheduler_type`.
         learning_rate_drop_factor (`float`, *optional*, defaults to 0.1):
             Factor of the learning rate at each of `learning_rate_drops`.
+        warmup_epochs (`float`, *optional*):
+            Length of the warm-up in epochs. Not together with `warmup_steps`.
+        warmup_learning_rate (`float`, *optional*):
+            Learning rate of the first step, from which the warm-up rises linearly. By default 0. This key and the next
+            two need `lr_scheduler_type: cosine`. As in DeiT, `base_batch_size` does not scale it.
+        min_learning_rate (`float`, *optional*):
+            Learning rate at which the cosine ends. By default 0.
+        cooldown_epochs (`float`, *optional*, defaults to 0.0):
+            Epochs at the end of the training at `min_learning_rate`, of those in `num_train_epochs`.
+        weight_decay_rule (`"trainer"` or `"timm"`, *optional*, defaults to `"trainer"`):
+            Parameters without `weight_decay`. `"trainer"`: biases and norms, by their names, as transformers' Trainer.
+            `"timm"`: all vectors, class tokens, positions and embeddings, as timm and DeiT.
+        ema_decay (`float`, *optional*):
+            Decay of an exponential moving average of the weights, of which `train` writes a model into
+            `output_dir/ema`. Evaluations add its metrics (`eval_ema_top1`), and `metric_for_best_model: ema_top1`
+            chooses by them. Frozen layers are not copied.
+        ema_warmup (`bool`, *optional*, defaults to `False`):
+            Whether the decay rises from 0 as `1 - step ** (-2 / 3)`, as in timm's `ModelEmaV3`.
+        progressive_resizing (`dict[str, int]`, *optional*):
+            Size of the training images from each epoch on, as in `{0: 128, 10: 160, 20: 224}`; in evaluation, images
+            have the model's own size. Augmented images are resized on the device, and the host interpolates its
+            positions.
         clip_grad_value (`float`, *optional*):
             Largest absolute value of each entry of the gradient, to which it is clipped after `max_grad_norm`.
         resume (`bool`, *optional*, defaults to `False`):
@@ -93,6 +115,14 @@ class RunArguments:
     projection_learning_rate_scale: float | None = None
     learning_rate_drops: list[float] | None = None
     learning_rate_drop_factor: float = 0.1
+    warmup_epochs: float | None = None
+    warmup_learning_rate: float | None = None
+    min_learning_rate: float | None = None
+    cooldown_epochs: float = 0.0
+    weight_decay_rule: Literal["trainer", "timm"] = "trainer"
+    ema_decay: float | None = None
+    ema_warmup: bool = False
+    progressive_resizing: dict[str, int] | None = None
     clip_grad_value: float | None = None
     resume: bool = False
     resume_changes: str | None = None
@@ -104,6 +134,20 @@ class RunArguments:
             raise ValueError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
         if any(epoch <= 0 for epoch in self.learning_rate_drops or ()):
             raise ValueError(f"learning_rate_drops is {self.learning_rate_drops}; epochs must be above 0.")
+        for name in ("warmup_epochs", "warmup_learning_rate", "min_learning_rate", "cooldown_epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}; it must be finite, and not negative.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must lie in [0, 1).")
+        if self.ema_warmup and self.ema_decay is None:
+            raise ValueError("ema_warmup is set, but ema_decay is not: there is no average. Set ema_decay.")
+        for epoch, size in (self.progressive_resizing or {}).items():
+            if not epoch.isdecimal() or size < 1:
+                raise ValueError(
+                    f"progressive_resizing is {self.progressive_resizing}: {epoch!r} must be the number of an epoch, "
+                    f"and {size} a size of at least 1."
+                )
         for name in ("learning_rate_drop_factor", "clip_grad_value"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -258,7 +258,7 @@ def host_fields(model_type: str, entries: dict[str, tuple[yaml.Node, str]]) -> d
     keys: dict[str, Any] = {"name_or_path": str | None, "revision": str | None}
     config_class: type | None = CONFIG_MAPPING[model_type]
     if model_type == "vision_with_llm_block":
-        keys |= {"model_type": str, "trust_remote_code": bool}
+        keys |= {"model_type": str, "trust_remote_code": bool, "drop_path_rate": float}
         config_class = find_host_class(entries)
     if model_type == "meter_with_llm_block":
         keys |= {"text_name_or_path": str | None, "text_revision": str | None, "image_size": int | None}

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_frozen_llm.training.arguments import RunArguments
+from hf_frozen_llm.training.ema import EMA_FILE
 from hf_frozen_llm.training.recipe import flatten_groups
 from hf_frozen_llm.training.results import RESULTS_FILE, read_results
 from hf_frozen_llm.training.trainer import RECIPE_FILE
@@ -75,6 +76,14 @@ def find_defect(folder: str | Path, world_size: int = 1) -> str | None:
                 pass
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         return f"its weights cannot be read ({error})."
+
+    if (recipe := folder / RECIPE_FILE).is_file():
+        try:
+            if json.loads(recipe.read_text(encoding="utf-8")).get("ema_decay") is not None:
+                with safe_open(folder / EMA_FILE, framework="pt"):
+                    pass
+        except (OSError, ValueError, SafetensorError) as error:
+            return f"its {RECIPE_FILE} or {EMA_FILE} cannot be read ({error})."
 
     rng_states = [folder / "rng_state.pth"]
     if not rng_states[0].is_file() and world_size > 1:

@@ -29,7 +29,9 @@ from hf_frozen_llm.modeling.vision_host import load_host_config, vision_config_o
 from hf_frozen_llm.tasks import TASKS, Task, find_task
 from hf_frozen_llm.training.arguments import ModelArguments, RunArguments
 from hf_frozen_llm.training.lora import add_lora
+from hf_frozen_llm.training.optimizer import Schedule
 from hf_frozen_llm.training.recipe import Recipe
+from hf_frozen_llm.training.resizing import ProgressiveResizing
 from hf_frozen_llm.training.results import load_saved_config, to_json
 from hf_frozen_llm.training.resume import check_same_run, continues, find_checkpoint_to_resume, find_results
 from hf_frozen_llm.training.trainer import TaskTrainer
@@ -110,6 +112,8 @@ class Run:
         flat |= {"lora": settings.recipe.lora, "pooling": getattr(config, "pooling", None)}
         flat["label2id"] = config.label2id
         host = config.vision_config if config.model_type == "vision_with_llm_block" else config
+        if config.model_type == "vision_with_llm_block" and not hasattr(host, "drop_path_rate"):
+            flat["host.drop_path_rate"] = config.drop_path_rate
         groups = {"host": (host, ["model_type", *own_fields(type(host))])}
         if config.llm_block is not None:
             groups["llm_block"] = (config.llm_block, list(own_fields(LLMBlockConfig)))
@@ -128,6 +132,7 @@ class Run:
     ) -> TaskTrainer:
         """Return the Trainer of this run; see [`TaskTrainer`] for `write_card`."""
         run_args = self.settings.run_args
+        sizes = run_args.progressive_resizing
         return TaskTrainer(
             self.model,
             self.args,
@@ -137,6 +142,16 @@ class Run:
             learning_rate_drops=run_args.learning_rate_drops,
             learning_rate_drop_factor=run_args.learning_rate_drop_factor,
             clip_grad_value=run_args.clip_grad_value,
+            schedule=Schedule(
+                warmup_epochs=run_args.warmup_epochs,
+                warmup_learning_rate=run_args.warmup_learning_rate,
+                min_learning_rate=run_args.min_learning_rate,
+                cooldown_epochs=run_args.cooldown_epochs,
+            ),
+            weight_decay_rule=run_args.weight_decay_rule,
+            ema_decay=run_args.ema_decay,
+            ema_warmup=run_args.ema_warmup,
+            resize=ProgressiveResizing(sizes, self.model) if sizes else None,
             settings=None if self.train_dataset is None else self.flat_settings(),
             train_dataset=self.train_dataset,
             eval_dataset=self.eval_dataset,
@@ -207,7 +222,7 @@ def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
     check_batches(args, train_rows)
     run = assemble_run(settings, args, build_model(settings, config_fields), train_rows, eval_rows)
     if eval_rows is not None:
-        run.task.check_evaluation(eval_rows, args.metric_for_best_model)
+        run.task.check_evaluation(eval_rows, best_metric_of_task(settings.run_args, args))
     run.checkpoint = checkpoint
     resume_changes, changed = settings.run_args.resume_changes, list[str]()
     if checkpoint is not None:
@@ -216,6 +231,12 @@ def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
         now = {**json.loads(to_json(settings.to_dict())), "label2id": getattr(run.model.config, "label2id", None)}
         run.results = find_results(Path(str(args.output_dir)), checkpoint, now, resume_changes)
     return run
+
+
+def best_metric_of_task(run_args: RunArguments, args: TrainingArguments) -> str | None:
+    """Return `metric_for_best_model` as the task calls it: also that of the averaged weights, if there are some."""
+    best = args.metric_for_best_model
+    return best if best is None or run_args.ema_decay is None else best.removeprefix("eval_").removeprefix("ema_")
 
 
 def read_rows(task: type[Task], args: DataArguments, key: str) -> HFDataset:
@@ -328,6 +349,10 @@ def build_training_arguments(settings: Settings) -> TrainingArguments:
         raise ValueError(
             "base_learning_rate and learning_rate are both set; remove one of them (`--base_learning_rate null`)."
         )
+    if run_args.warmup_epochs is not None and values.get("warmup_steps"):
+        raise ValueError("warmup_epochs and warmup_steps are both set; remove one of them (`--warmup_steps 0`).")
+    if run_args.ema_decay is not None and settings.recipe.lora is not None:
+        raise ValueError("ema_decay does not average the adapters of lora. Remove one of them (`--ema_decay null`).")
     if not values.get("num_train_epochs", 1) > 0 and values.get("max_steps", -1) <= 0:
         raise ValueError(
             f"num_train_epochs is {values['num_train_epochs']}; nothing would be trained. Set it above 0."
@@ -392,11 +417,16 @@ def build_config(settings: Settings, config_fields: dict[str, Any]) -> PreTraine
     name_or_path, revision = named["name_or_path"], named["revision"]
     config_class: Any = CONFIG_MAPPING[settings.model_args.model_type]
     if settings.model_args.model_type == "vision_with_llm_block":
+        drop_path = {"drop_path_rate": fields.pop("drop_path_rate")} if "drop_path_rate" in fields else {}
         if name_or_path is None:
             host = AutoConfig.for_model(named["model_type"], **fields)
         else:
             fields["trust_remote_code"] = named["trust_remote_code"]
             host = vision_config_of(load_host_config(name_or_path, revision=revision, **fields))
+        if hasattr(host, "drop_path_rate"):
+            host.update(drop_path)
+        else:
+            options |= drop_path
         check_heads(host)
         return config_class(vision_config=host, **options)
     if name_or_path is None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,14 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import nested_gather
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, SchedulerType, get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, SchedulerType
 from transformers.utils import PushInProgress, logging
 
 from hf_frozen_llm.modeling.pretrained_model import PreTrainedModelWithLLMBlock
 from hf_frozen_llm.modeling.publishing import leave_out_local_paths, publishing
 from hf_frozen_llm.tasks import Task
 from hf_frozen_llm.tasks.task import Batch, Predict, Record
-from hf_frozen_llm.training.optimizer import drop_learning_rates, scale_learning_rates
+from hf_frozen_llm.training.diverged import describe_divergence
+from hf_frozen_llm.training.ema import EMA_FOLDER, WeightAverage
+from hf_frozen_llm.training.optimizer import Schedule, drop_learning_rates, names_of_decayed, scale_learning_rates
 from hf_frozen_llm.training.progress import RunProgress
 from hf_frozen_llm.training.results import without_infinite, write_json
 
@@ -61,6 +63,16 @@ class TaskTrainer(Trainer):
             See [`RunArguments`].
         clip_grad_value (`float`, *optional*):
             See [`RunArguments`].
+        schedule ([`Schedule`], *optional*):
+            The learning rate by step; by default that of `args` alone.
+        weight_decay_rule (`str`, *optional*, defaults to `"trainer"`):
+            See [`RunArguments`].
+        ema_decay (`float`, *optional*):
+            See [`RunArguments`].
+        ema_warmup (`bool`, *optional*, defaults to `False`):
+            See [`RunArguments`].
+        resize (`Callable[[Batch, int], Batch]`, *optional*):
+            Resizes the images of an augmented batch of an epoch, see [`ProgressiveResizing`].
         settings (`dict[str, Any]`, *optional*):
             The resolved settings of the run, which are written into every checkpoint as `recipe.json`.
         write_card (`Callable[[], None]`, *optional*):
@@ -83,6 +95,11 @@ class TaskTrainer(Trainer):
         learning_rate_drops: Sequence[float] | None = None,
         learning_rate_drop_factor: float = 0.1,
         clip_grad_value: float | None = None,
+        schedule: Schedule | None = None,
+        weight_decay_rule: str = "trainer",
+        ema_decay: float | None = None,
+        ema_warmup: bool = False,
+        resize: Callable[[Batch, int], Batch] | None = None,
         settings: dict[str, Any] | None = None,
         write_card: Callable[[], None] | None = None,
         **kwargs,
@@ -94,11 +111,13 @@ class TaskTrainer(Trainer):
                 "computes its own loss, without label smoothing. Remove it."
             )
         if learning_rate_drops and args.lr_scheduler_type not in CONSTANT:
-            schedule = SchedulerType(args.lr_scheduler_type).value
+            kind = SchedulerType(args.lr_scheduler_type).value
             raise ValueError(
-                f"learning_rate_drops is set, and lr_scheduler_type is {schedule}. Set it to constant, or to "
+                f"learning_rate_drops is set, and lr_scheduler_type is {kind}. Set it to constant, or to "
                 "constant_with_warmup."
             )
+        self.rate_schedule = schedule or Schedule()
+        self.rate_schedule.check(args)
         block: Any = model._get_llm_block()
         if args.push_to_hub and block is not None and block.is_reloadable():
             leave_out_local_paths(copy.deepcopy(block.config))  # an error now, not at the first push
@@ -117,6 +136,8 @@ class TaskTrainer(Trainer):
         self.learning_rate_drops = learning_rate_drops or ()
         self.learning_rate_drop_factor = learning_rate_drop_factor
         self.clip_grad_value = clip_grad_value
+        self.weight_decay_rule = weight_decay_rule
+        self.resize = resize
         self.settings = settings
         self.write_card = write_card
         self.stops_when_infinite = True
@@ -125,6 +146,10 @@ class TaskTrainer(Trainer):
         self.tables: dict[str, list[dict[str, Any]]] = {}  # of the last evaluation, see `Task.metrics`
         self.progress = RunProgress(self)
         self.add_callback(self.progress)
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        self.ema = None if ema_decay is None else WeightAverage(model, ema_decay, ema_warmup, is_sharded)
+        if self.ema is not None:
+            self.add_callback(self.ema)
         self.last_batch = (-1, -1)  # step, and number within it
         self.block_tokens: torch.Tensor | None = None  # a few tokens that entered the LLM block in the last step
 
@@ -141,6 +166,7 @@ class TaskTrainer(Trainer):
         set_seed(int(np.random.SeedSequence((self.args.seed, *batch)).generate_state(1)[0]))
         rng = np.random.default_rng((self.data_seed, *batch))
         inputs = self.task.augment(self._prepare_inputs(inputs), rng)
+        inputs = inputs if self.resize is None else self.resize(inputs, int(self.state.epoch or 0))
         if self.compute_loss_func is not None and "labels" not in inputs:
             # Trainer would call it without a target, and add up the losses of accumulated batches.
             raise ValueError(
@@ -176,20 +202,8 @@ class TaskTrainer(Trainer):
         """Raise an error that says what to do; `current_step` is 1 within a step."""
         if not self.stops_when_infinite:
             return
-        args = self.args
-        checkpoint = get_last_checkpoint(str(args.output_dir)) if Path(str(args.output_dir)).is_dir() else None
-        rescue = "There is no checkpoint to go back to."
-        if checkpoint is not None:
-            rescue = f"The last good checkpoint is {checkpoint}: `--resume true --resume_changes learning_rate,…`."
-        clipping = f"max_grad_norm is {args.max_grad_norm:g}" if args.max_grad_norm > 0 else "max_grad_norm is 0"
-        precision = next((f", {name}" for name in ("fp16", "bf16") if getattr(args, name)), "")
-        causes = (
-            f"a high learning rate (learning_rate is {args.learning_rate:g}), a short warm-up (warmup_steps is "
-            f"{args.warmup_steps:g}), gradients that are hardly clipped ({clipping}){precision}, or numbers in the "
-            "data that are not finite (see `hf-frozen-llm check`)"
-        )
         step = self.state.global_step + current_step
-        raise FloatingPointError(f"The run has diverged at step {step}: {problem}. {rescue} Likely causes: {causes}.")
+        raise FloatingPointError(describe_divergence(self.args, step, problem))
 
     @contextmanager
     def _keeping_block_tokens(self) -> Iterator[None]:
@@ -253,6 +267,11 @@ class TaskTrainer(Trainer):
         sampler = self.task.sampler(dataset, batch_size, self.data_seed)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return (
+            names_of_decayed(model) if self.weight_decay_rule == "timm" else super().get_decay_parameter_names(model)
+        )
+
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
         trained = self.accelerator.unwrap_model(self.model if model is None else model)
@@ -260,17 +279,21 @@ class TaskTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if self.lr_scheduler is None and self.learning_rate_drops:
-            dataset: Any = self.train_dataset
-            batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if self.lr_scheduler is None:
+            args, schedule, dataset = self.args, self.rate_schedule, cast(Any, self.train_dataset)
+            optimizer = self.optimizer if optimizer is None else optimizer
+            batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             # a stream is one epoch
             per_epoch = math.ceil(len(dataset) / batch_size) if hasattr(dataset, "__len__") else num_training_steps
-            self.lr_scheduler = drop_learning_rates(
-                self.optimizer if optimizer is None else optimizer,
-                [epoch * per_epoch for epoch in self.learning_rate_drops],
-                self.learning_rate_drop_factor,
-                self.args.get_warmup_steps(num_training_steps),
-            )
+            if self.learning_rate_drops:
+                self.lr_scheduler = drop_learning_rates(
+                    optimizer,
+                    [epoch * per_epoch for epoch in self.learning_rate_drops],
+                    self.learning_rate_drop_factor,
+                    schedule.num_warmup_steps(args, num_training_steps, per_epoch),
+                )
+            else:
+                self.lr_scheduler = schedule.create(optimizer, args, num_training_steps, per_epoch)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -283,15 +306,32 @@ class TaskTrainer(Trainer):
                 self._stop_when_infinite(f"{len(infinite)} of {len(trained)} trained tensors are not finite")
         is_checkpoint = _internal_call and output_dir is not None  # `push_to_hub` names no folder
         is_published = not is_checkpoint and (self.args.push_to_hub or _internal_call)
+        folder = str(output_dir or self.args.output_dir)
         with publishing() if is_published else nullcontext():
+            if self.ema is not None and not is_checkpoint:  # before a push
+                with self.ema.applied():
+                    super().save_model(str(Path(folder, EMA_FOLDER)), _internal_call=True)
             super().save_model(output_dir, _internal_call)
+        if self.ema is not None and is_checkpoint and self.args.should_save:
+            self.ema.save(folder)
         if is_published and self.args.should_save:  # it may hold a token
-            Path(str(output_dir or self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            for place in (folder, Path(folder, EMA_FOLDER)):
+                Path(place, TRAINING_ARGS_NAME).unlink(missing_ok=True)
         if is_checkpoint and hasattr(self, "_tr_loss"):
             losses: Any = nested_gather(self._tr_loss, self.args.parallel_mode)
             self.progress.losses = losses.reshape(-1).tolist()
         if is_checkpoint and self.settings is not None and self.args.should_save:
             write_json(Path(str(output_dir), RECIPE_FILE), self.settings)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.ema is not None:
+            self.ema.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.ema is not None:
+            self.ema.load(str(self.state.best_model_checkpoint))
 
     def _save_checkpoint(self, model, trial):
         try:
@@ -389,6 +429,11 @@ class TaskTrainer(Trainer):
             self._stop_when_infinite(f"the loss of the evaluation is {metrics['loss']:g}")
         if hasattr(self, "model_preparation_time"):
             metrics["model_preparation_time"] = self.model_preparation_time
+        if self.ema is not None:
+            with self.ema.applied():
+                averaged = self.task.evaluate(model, dataset, loop)
+            metrics |= {f"ema_{name}": value for name, value in averaged.items() if not isinstance(value, list)}
+            num_samples //= 2  # the rows were read twice
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         no_arrays: Any = None  # predictions are records
         return EvalLoopOutput(predictions=no_arrays, label_ids=None, metrics=metrics, num_samples=num_samples)

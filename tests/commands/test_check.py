@@ -146,6 +146,13 @@ def test_all_problems_at_once(check_images, tmp_path, capsys):
     assert files_below(tmp_path / "run") == before
 
 
+def test_warm_up_in_epochs_and_a_metric_of_the_average(check_images, tmp_path):
+    flags = ["--warmup_epochs", "200", "--ema_decay", "0.9", "--metric_for_best_model", "ema_top1"]
+    report = check_images("--warmup_steps", "0", *flags, output_file=tmp_path / "check.png")
+    assert report.errors == []
+    assert "warmup_epochs is 200, 600 steps, and the run ends after 300 steps." in report.warnings
+
+
 def test_data_and_model_and_folder_are_looked_at_even_if_each_is_wrong(check_images, tmp_path):
     (tmp_path / "file").write_text("text")
     flags = ["--llm_block.layer_index", "9", "--eval_split", "dev", "--output_dir", str(tmp_path / "file" / "run")]
