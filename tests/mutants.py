@@ -233,7 +233,7 @@ MUTANTS = [
     ),
     Mutant(
         "clips flipped upside down",
-        "hf_frozen_llm/tasks/video_classification/__init__.py",
+        "hf_frozen_llm/data/augmentation.py",
         "clips.flip(-1), clips)",
         "clips.flip(-2), clips)",
         "tests/tasks/test_video_classification.py::test_half_of_the_clips_are_mirrored",

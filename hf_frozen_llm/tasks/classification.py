@@ -46,9 +46,8 @@ class ClassificationArguments(DataArguments):
             not named); `"balanced"` weighs the rows of every class alike. For a multi-label problem, the weights of
             the rows that have the label.
         training_loss (`"cross_entropy"` or `"binary_cross_entropy"`, *optional*):
-            Loss of the training with one label for each row, the cross-entropy by default. The binary cross-entropy
-            has a probability for each class of its own (timm's and DeiT III's loss); evaluation losses remain
-            cross-entropies.
+            Loss of the training with one label for each row, the cross-entropy by default; the binary one is timm's
+            and DeiT III's. Evaluation losses remain cross-entropies.
     """
 
     input_key: ClassVar[str]  # the key that names the column of the inputs
@@ -81,10 +80,7 @@ class ClassificationArguments(DataArguments):
         if self.is_multi_label and self.training_loss == "cross_entropy":
             raise ValueError("training_loss is 'cross_entropy', which is for one label for each row. Remove it.")
         if self.training_loss == "binary_cross_entropy" and given is not None and not self.is_multi_label:
-            raise ValueError(
-                "class_weights are those of the cross-entropy, but training_loss is 'binary_cross_entropy'. Remove "
-                "one of the two."
-            )
+            raise ValueError("class_weights are for the cross-entropy, not for training_loss. Remove one of the two.")
 
     @property
     def is_multi_label(self) -> bool:
@@ -473,8 +469,7 @@ class ClassificationLoss:
     the mean over the examples (and, if it is binary, labels), also with weights.
 
     Args:
-        label_smoothing (`float`): share of each target that all labels have alike, in training; evaluation losses are
-            not smoothed, so that they are comparable between runs.
+        label_smoothing (`float`): of training; evaluation losses are not smoothed, to be comparable between runs.
         weights (`torch.Tensor`, *optional*): the weight of each label in training, of the rows that have it.
         is_multi_label (`bool`, *optional*, defaults to `False`): whether a row may have any number of labels.
         is_binary (`bool`, *optional*, defaults to `False`): whether it is binary with one label in each row, too.
@@ -487,10 +482,8 @@ class ClassificationLoss:
         is_multi_label: bool = False,
         is_binary: bool = False,
     ):
-        self.label_smoothing = label_smoothing
-        self.weights = weights
-        self.is_multi_label = is_multi_label
-        self.is_binary = is_binary
+        self.label_smoothing, self.weights = label_smoothing, weights
+        self.is_multi_label, self.is_binary = is_multi_label, is_binary
 
     def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
         logits = outputs["logits"].float()
@@ -498,11 +491,10 @@ class ClassificationLoss:
         if self.is_multi_label:
             loss = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights, reduction="sum")
             return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        number, smoothing = logits.shape[-1], self.label_smoothing
         if self.is_binary:
-            number = logits.shape[-1]
-            targets = (labels if labels.ndim == 2 else F.one_hot(labels, number)).float()
-            targets = (1 - self.label_smoothing) * targets + self.label_smoothing / number
-            loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / number
-            return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-        loss = F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing)
+            targets = (labels if labels.ndim == 2 else F.one_hot(labels, number)) * (1 - smoothing)
+            loss = F.binary_cross_entropy_with_logits(logits, targets + smoothing / number, reduction="sum") / number
+        else:
+            loss = F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
         return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
