@@ -80,7 +80,7 @@ class ClassificationArguments(DataArguments):
         if self.is_multi_label and self.training_loss == "cross_entropy":
             raise ValueError("training_loss is 'cross_entropy', which is for one label for each row. Remove it.")
         if self.training_loss == "binary_cross_entropy" and given is not None and not self.is_multi_label:
-            raise ValueError("class_weights are for the cross-entropy, not for training_loss. Remove one of the two.")
+            raise ValueError("class_weights is set, but training_loss is 'binary_cross_entropy'. Remove one of them.")
 
     @property
     def is_multi_label(self) -> bool:

@@ -359,7 +359,10 @@ def test_the_table_of_presets_is_right():
         ({"color_jitter": -0.1}, "color_jitter is -0.1; it must be finite, and it must not be negative"),
         ({"crop_padding": 4, "random_crop_scale": [0.1, 1.0]}, "both set"),
         ({"crop_padding": -1}, "must not be negative"),
-        ({"training_loss": "binary_cross_entropy", "class_weights": "balanced"}, "Remove one of the two"),
+        (
+            {"training_loss": "binary_cross_entropy", "class_weights": "balanced"},
+            "class_weights is set, but training_loss",
+        ),
         ({"training_loss": "cross_entropy", "problem_type": "multi_label_classification"}, "one label for each row"),
     ],
 )
