@@ -19,7 +19,7 @@ MAPPED = {
 EXTRAS = {
     "gguf": ["gguf>=0.10"],
     "onnx": ["onnx>=1.21", "onnxruntime>=1.24", "onnxscript>=0.7"],
-    "video": ["av>=14", "kornia>=0.8"],
+    "video": ["av>=14"],
     "points": ["h5py>=3.10", "trimesh>=4.6"],
     "motion": ["h5py>=3.10"],
     "metrics": ["scikit-learn>=1.4"],

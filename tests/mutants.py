@@ -233,14 +233,14 @@ MUTANTS = [
     ),
     Mutant(
         "clips flipped upside down",
-        "hf_frozen_llm/tasks/video_classification/__init__.py",
+        "hf_frozen_llm/data/augmentation.py",
         "clips.flip(-1), clips)",
         "clips.flip(-2), clips)",
         "tests/tasks/test_video_classification.py::test_half_of_the_clips_are_mirrored",
     ),
     Mutant(
         "all clips of a batch mirrored",
-        "hf_frozen_llm/tasks/video_classification/__init__.py",
+        "hf_frozen_llm/data/augmentation.py",
         "torch.from_numpy(rng.random(len(clips)) < 0.5)",
         "torch.full((len(clips),), bool(rng.random() < 0.5))",
         "tests/tasks/test_video_classification.py::test_half_of_the_clips_are_mirrored",
@@ -255,8 +255,8 @@ MUTANTS = [
     Mutant(
         "crop scale of images dropped",
         "hf_frozen_llm/tasks/image_classification/data.py",
-        "return Augmentation(to_height_and_width(image_size), args.random_crop_scale,",
-        "return Augmentation(to_height_and_width(image_size), None,",
+        "return Augmentation(size, args.random_crop_scale,",
+        "return Augmentation(size, None,",
         "tests/training/test_settings_reach_the_run.py::test_images_are_cropped_and_resized_as_the_recipe_says",
     ),
     Mutant(

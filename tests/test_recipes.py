@@ -163,6 +163,7 @@ OF_THE_PAPER = [
     for path in RECIPES
     if path.parent.name != "quickstart"
     and not path.stem.endswith(("tiny", "shapes", "emoji", "rooms", "_eth_ucy", "_argoverse2", "_argoverse2_log"))
+    and not any(name in path.stem for name in ("_cifar10", "_imagenet100"))
 ]
 
 

@@ -165,7 +165,8 @@ class ExampleTransform(Protocol):
 
 class TransformedDataset(torch.utils.data.Dataset):
     """
-    Examples with random access. `set_epoch` changes how they are augmented.
+    Examples with random access. `set_epoch` changes how they are augmented. Indices from the number of rows on are
+    further copies of the rows, with other augmentation.
 
     Args:
         rows ([`datasets.Dataset`]):
@@ -197,8 +198,10 @@ class TransformedDataset(torch.utils.data.Dataset):
         return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
     def __getitems__(self, indices: list[int]) -> list[Example]:
-        rows = self.read_rows(indices)
-        examples = self.transform(rows, [(int(self.epoch), index) for index in indices])
+        places = [divmod(index, len(self.rows)) for index in indices]
+        rows = self.read_rows([row for _, row in places])
+        epoch = int(self.epoch)
+        examples = self.transform(rows, [(epoch, copy, row) if copy else (epoch, row) for copy, row in places])
         if self.numbered:
             examples = [{**example, "row": index} for example, index in zip(examples, indices, strict=True)]
         return examples
@@ -261,3 +264,38 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
         return super().__iter__()
+
+
+class RepeatedSampler(torch.utils.data.Sampler):
+    """
+    Repeated augmentation ("Augment your batch", CVPR 2020), as in the training of DeiT: an epoch has as many examples
+    as there are rows, but several copies of each, in the same step. A step begins with one copy of each of its rows,
+    so that its processes get different ones. The order depends only on the seed and the epoch of the data.
+
+    Args:
+        dataset ([`TransformedDataset`]): the examples; its indices of copies are used.
+        repeats (`int`): copies of an example.
+        batch_size (`int`): examples that a step of all processes reads.
+        seed (`int`): seed of the order.
+    """
+
+    def __init__(self, dataset: TransformedDataset, repeats: int, batch_size: int, seed: int):
+        self.dataset = dataset
+        self.repeats = repeats
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        number = len(self.dataset)
+        # No `set_epoch`: accelerate would call it instead of that of the data.
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * int(self.dataset.epoch))
+        rows = torch.randperm(number, generator=generator)[: -(-number // self.repeats)]
+        copies = number * torch.arange(self.repeats)
+        indices = (rows[:, None] + copies).flatten()[:number].tolist()
+        for start in range(0, number, self.batch_size):
+            step = indices[start : start + self.batch_size]
+            for first in range(self.repeats):
+                yield from step[first :: self.repeats]

@@ -45,6 +45,9 @@ class ClassificationArguments(DataArguments):
             Weights of the classes in the training loss: a list in the order of the classes, or by name (1 for those
             not named); `"balanced"` weighs the rows of every class alike. For a multi-label problem, the weights of
             the rows that have the label.
+        training_loss (`"cross_entropy"` or `"binary_cross_entropy"`, *optional*):
+            Loss of the training with one label for each row, the cross-entropy by default; the binary one is timm's
+            and DeiT III's. Evaluation losses remain cross-entropies.
     """
 
     input_key: ClassVar[str]  # the key that names the column of the inputs
@@ -55,6 +58,7 @@ class ClassificationArguments(DataArguments):
     problem_type: Literal["single_label_classification", "multi_label_classification"] | None = None
     metrics: list[str] | None = None
     class_weights: Literal["balanced"] | list[float] | dict[str, float] | None = None
+    training_loss: Literal["cross_entropy", "binary_cross_entropy"] | None = None
 
     @property
     def input_column(self) -> str:
@@ -73,6 +77,10 @@ class ClassificationArguments(DataArguments):
         weights = given.values() if isinstance(given, dict) else given if isinstance(given, list) else ()
         if wrong := [weight for weight in weights if not 0 <= weight < math.inf]:
             raise ValueError(f"class_weights holds {wrong[0]}; a weight must be finite, and not negative.")
+        if self.is_multi_label and self.training_loss == "cross_entropy":
+            raise ValueError("training_loss is 'cross_entropy', which is for one label for each row. Remove it.")
+        if self.training_loss == "binary_cross_entropy" and given is not None and not self.is_multi_label:
+            raise ValueError("class_weights is set, but training_loss is 'binary_cross_entropy'. Remove one of them.")
 
     @property
     def is_multi_label(self) -> bool:
@@ -380,7 +388,8 @@ class ClassificationTask(Task):
                 f"label_smoothing_factor is {args.label_smoothing_factor}, but the loss of a multi-label problem is "
                 "not smoothed. Remove it."
             )
-        return ClassificationLoss(args.label_smoothing_factor, self.class_weights, self.is_multi_label)
+        is_binary = self.args.training_loss == "binary_cross_entropy"
+        return ClassificationLoss(args.label_smoothing_factor, self.class_weights, self.is_multi_label, is_binary)
 
     @abstractmethod
     def views(self, batch: Batch) -> list[Batch]:
@@ -456,20 +465,25 @@ class ClassificationTask(Task):
 
 class ClassificationLoss:
     """
-    Cross-entropy with labels, or with the shares of all labels; in a multi-label problem, the binary cross-entropy of
-    each label. The loss is the mean over the examples (and labels), also with weights.
+    Cross-entropy with labels, or with the shares of all labels; or the binary cross-entropy of each label. The loss is
+    the mean over the examples (and, if it is binary, labels), also with weights.
 
     Args:
-        label_smoothing (`float`): of training; evaluation losses are not smoothed, so that they are comparable between
-            runs.
+        label_smoothing (`float`): of training; evaluation losses are not smoothed, to be comparable between runs.
         weights (`torch.Tensor`, *optional*): the weight of each label in training, of the rows that have it.
         is_multi_label (`bool`, *optional*, defaults to `False`): whether a row may have any number of labels.
+        is_binary (`bool`, *optional*, defaults to `False`): whether it is binary with one label in each row, too.
     """
 
-    def __init__(self, label_smoothing: float, weights: torch.Tensor | None = None, is_multi_label: bool = False):
-        self.label_smoothing = label_smoothing
-        self.weights = weights
-        self.is_multi_label = is_multi_label
+    def __init__(
+        self,
+        label_smoothing: float,
+        weights: torch.Tensor | None = None,
+        is_multi_label: bool = False,
+        is_binary: bool = False,
+    ):
+        self.label_smoothing, self.weights = label_smoothing, weights
+        self.is_multi_label, self.is_binary = is_multi_label, is_binary
 
     def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
         logits = outputs["logits"].float()
@@ -477,5 +491,10 @@ class ClassificationLoss:
         if self.is_multi_label:
             loss = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights, reduction="sum")
             return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-        loss = F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        number, smoothing = logits.shape[-1], self.label_smoothing
+        if self.is_binary:
+            targets = (labels if labels.ndim == 2 else F.one_hot(labels, number)) * (1 - smoothing)
+            loss = F.binary_cross_entropy_with_logits(logits, targets + smoothing / number, reduction="sum") / number
+        else:
+            loss = F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
         return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)

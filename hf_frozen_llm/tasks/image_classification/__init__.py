@@ -8,11 +8,14 @@ from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
+import torch
 
 # Not the top-level name: before transformers 5.20 that one requires torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_frozen_llm.auto import TASK_MODELS
+from hf_frozen_llm.data.augmentation import BatchAugmentation
+from hf_frozen_llm.data.augmentation_arguments import AugmentationArguments
 from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, select_columns
 from hf_frozen_llm.data.folders import load_files_or_rows
 from hf_frozen_llm.data.images import FOLDER_SUFFIXES, IMAGE_SUFFIXES
@@ -29,9 +32,10 @@ from hf_frozen_llm.tasks.task import Batch
 
 
 @dataclass
-class ImageDataArguments(ClassificationArguments):
+class ImageDataArguments(AugmentationArguments, ClassificationArguments):
     """
-    The source of images and their conversion to tensors, besides [`ClassificationArguments`].
+    The source of images and their conversion to tensors, besides [`ClassificationArguments`] and
+    [`AugmentationArguments`].
 
     Args:
         image_column (`str`, *optional*, defaults to `"image"`):
@@ -52,11 +56,9 @@ class ImageDataArguments(ClassificationArguments):
         crop_pct (`float`, *optional*):
             Evaluate on the middle of the image: the shorter edge becomes `image_size / crop_pct`, then the
             central square is cropped. By default the whole image is resized to the square.
-        random_crop_scale (`list[float]`, *optional*):
-            Train on random crops that cover this share of the image, for example `[0.08, 1.0]`, of aspect ratio 3/4 to
-            4/3.
-        random_flip (`bool`, *optional*, defaults to `False`):
-            Whether half of the training images are mirrored.
+        crop_padding (`int`, *optional*):
+            Train on images of the model's size, moved at random by as many pixels at most, over black, instead of
+            crops by `random_crop_scale`: 4 is usual for CIFAR, 0 is the whole image.
         corruption (`str`, *optional*):
             Corrupt the images in `evaluate` and `predict`, not in training, by `gaussian_noise`, `defocus_blur`,
             `brightness`, `contrast` or `jpeg_compression`. Images of at most 64 pixels a side are corrupted at their
@@ -79,16 +81,20 @@ class ImageDataArguments(ClassificationArguments):
     pixel_range: list[float] | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop_pct: float | None = None
-    random_crop_scale: list[float] | None = None
-    random_flip: bool = False
+    crop_padding: int | None = None
     corruption: str | None = None
     corruption_severity: int = 3
 
     def __post_init__(self):
+        if self.crop_padding is not None and self.random_crop_scale is not None:
+            raise ValueError("crop_padding and random_crop_scale are both set; remove one of the two.")
+        if self.crop_padding is not None and self.crop_padding < 0:
+            raise ValueError(f"crop_padding is {self.crop_padding}; it must not be negative.")
         super().__post_init__()
+        if self.crop_padding is not None:
+            self.random_crop_scale = None  # that of the preset
         self.check_at_least_one("image_size")
         self.check_colours()
-        self.check_range("random_crop_scale", 0, 1, "[0.08, 1.0]")
         if self.pixel_range is not None:
             self.check_range("pixel_range", -math.inf, math.inf, "[0, 4095]")
             if not self.pixel_range[0] < self.pixel_range[1] < math.inf:
@@ -127,6 +133,10 @@ class ImageClassification(ClassificationTask):
     models = {name: TASK_MODELS[name] for name in ("vit_with_llm_block", "vision_with_llm_block")}
     suffixes = IMAGE_SUFFIXES
 
+    def __init__(self, args: ImageDataArguments, processor: Any, config: Any):
+        super().__init__(args, processor, config)
+        self.augmentation = BatchAugmentation(args, processor.image_mean, processor.image_std, config.num_labels)
+
     @classmethod
     def read(cls, args: ImageDataArguments, split: str, with_targets: bool = True) -> HFDataset:
         feature, label_column = datasets.Image(decode=False), args.label_column if with_targets else None
@@ -155,7 +165,18 @@ class ImageClassification(ClassificationTask):
         if training:
             size = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
             options = {"augmentation": build_augmentation(self.args, (size["height"], size["width"]))}
+            options["as_bytes"] = self.args.changes_batches
         return ImageTransform(self.args, split, self.processor, self.label_ids(rows), seed, **options)
+
+    def sampler(self, dataset: Any, batch_size: int, seed: int) -> torch.utils.data.Sampler | None:
+        return self.augmentation.sampler(dataset, batch_size, seed)
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        if not self.args.changes_batches:
+            return batch
+        images, mode = batch["pixel_values"].unsqueeze(1), self.args.interpolation
+        images, labels = self.augmentation(images, batch["labels"], rng, mode, mirrors=False)
+        return {"pixel_values": images.squeeze(1), "labels": labels}
 
     def views(self, batch: Batch) -> list[Batch]:
         return [batch]

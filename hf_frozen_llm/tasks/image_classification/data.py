@@ -109,38 +109,50 @@ def build_image_processor(
 @dataclass
 class Augmentation:
     """
-    Random crops and flips of PIL images.
+    Random crops and flips of PIL images; the rest of the augmentation is done on batches.
 
     Args:
         size (`tuple[int, int]`):
             Height and width of the crops.
         crop_scale (`list[float]`, *optional*):
-            Smallest and largest share of the image that a crop covers; no crops without it.
+            Smallest and largest share of the image that a crop covers; no such crops without it.
         flip (`bool`):
             Whether half of the images are mirrored.
         resample (`Image.Resampling`):
             How the crops are resized.
+        padding (`int`, *optional*):
+            Move the resized image by as many pixels at most, over black.
     """
 
     size: tuple[int, int]
     crop_scale: list[float] | None
     flip: bool
     resample: Image.Resampling
+    padding: int | None = None
+
+    @property
+    def resizes(self) -> bool:
+        return self.crop_scale is not None or self.padding is not None
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         if self.crop_scale is not None:
             left, top, width, height = draw_crop(image.size, self.crop_scale, rng)
             image = image.crop((left, top, left + width, top + height)).resize(self.size[::-1], self.resample)
+        if self.padding is not None:
+            image = image.resize(self.size[::-1], self.resample)
+            left, top = rng.integers(-self.padding, self.padding + 1, 2).tolist()
+            image = image.crop((left, top, left + self.size[1], top + self.size[0]))
         if self.flip and rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return image
 
 
 def build_augmentation(args: "ImageDataArguments", image_size: int | Sequence[int]) -> Augmentation | None:
-    if args.random_crop_scale is None and not args.random_flip:
+    if args.random_crop_scale is None and args.crop_padding is None and not args.random_flip:
         return None
     resample = Image.Resampling[args.interpolation.upper()]
-    return Augmentation(to_height_and_width(image_size), args.random_crop_scale, args.random_flip, resample)
+    size = to_height_and_width(image_size)
+    return Augmentation(size, args.random_crop_scale, bool(args.random_flip), resample, args.crop_padding)
 
 
 def to_height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -157,12 +169,22 @@ class ImageTransform(ClassificationTransform):
             Applied before resizing.
         corruption (`str`, *optional*):
             A key of `CORRUPTIONS`.
+        as_bytes (`bool`, *optional*, defaults to `False`):
+            Whether the pixels stay bytes, which the batch augmentation normalises.
     """
 
-    def __init__(self, *args, augmentation: Augmentation | None = None, corruption: str | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        augmentation: Augmentation | None = None,
+        corruption: str | None = None,
+        as_bytes: bool = False,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.augmentation = augmentation
         self.corruption = corruption
+        self.as_bytes = as_bytes
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
         images, labels = [], []
@@ -176,9 +198,10 @@ class ImageTransform(ClassificationTransform):
             if self.corruption is not None:
                 image = self.corrupt(image, self.corruption)
             images.append(image)
-        is_cropped = self.augmentation is not None and self.augmentation.crop_scale is not None
-        is_fitted = is_cropped or self.corruption is not None
+        is_fitted = (self.augmentation is not None and self.augmentation.resizes) or self.corruption is not None
         options = {"do_resize": False, "do_center_crop": False} if is_fitted else {}
+        if self.as_bytes:
+            options |= {"do_rescale": False, "do_normalize": False}
         pixel_values = self.processor(images, return_tensors="pt", **options)["pixel_values"]
         return [{"pixel_values": pixels, **label} for pixels, label in zip(pixel_values, labels)]
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Video classification: labelled videos from the Hub, a folder, parquet files or lists of annotations."""
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from torch.nn import functional as F
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
 from hf_frozen_llm.auto import TASK_MODELS
-from hf_frozen_llm.data.augmentation import erase_randomly, mix, rand_augment
+from hf_frozen_llm.data.augmentation import BatchAugmentation
+from hf_frozen_llm.data.augmentation_arguments import AugmentationArguments
 from hf_frozen_llm.data.datasets import HFDataset, keep_encoded, select_columns
 from hf_frozen_llm.data.folders import load_files_or_rows
 from hf_frozen_llm.tasks.classification import ClassificationArguments, ClassificationTask, column_keys
 from hf_frozen_llm.tasks.task import Batch
 from hf_frozen_llm.tasks.video_classification.data import (
-    INSTALL,
     VIDEO_SUFFIXES,
     VideoTransform,
     build_video_processor,
@@ -30,11 +29,11 @@ from hf_frozen_llm.tasks.video_classification.data import (
 
 
 @dataclass
-class VideoDataArguments(ClassificationArguments):
+class VideoDataArguments(AugmentationArguments, ClassificationArguments):
     """
-    The source of videos and their conversion to tensors, besides [`ClassificationArguments`]. `dataset_name` may also
-    be a folder of video files, if the split is a file of annotations in it: Something-Something's `.json`, or a `.csv`
-    of paths and labels.
+    The source of videos and their conversion to tensors, besides [`ClassificationArguments`] and
+    [`AugmentationArguments`]. `dataset_name` may also be a folder of video files, if the split is a file of
+    annotations in it: Something-Something's `.json`, or a `.csv` of paths and labels.
 
     Args:
         video_column (`str`, *optional*, defaults to `"video"`):
@@ -56,21 +55,6 @@ class VideoDataArguments(ClassificationArguments):
             Standard deviation of the channels, with the same default.
         interpolation (`"bicubic"` or `"bilinear"`, *optional*, defaults to `"bilinear"`):
             How frames are resized.
-        random_crop_scale (`list[float]`, *optional*):
-            Train on a random crop of all frames that covers this share of them, for example `[0.08, 1.0]`, of aspect
-            ratio 3/4 to 4/3.
-        random_flip (`bool`, *optional*, defaults to `False`):
-            Whether half of the training clips are mirrored.
-        rand_augment_ops (`int`, *optional*, defaults to 0):
-            Operations of RandAugment on a training clip, the same on all of its frames, each with probability 1/2.
-        rand_augment_magnitude (`float`, *optional*, defaults to 7.0):
-            Their strength, from 0 to 10, drawn with a standard deviation of 0.5.
-        random_erasing (`float`, *optional*, defaults to 0.0):
-            Probability that a box of a training clip, the same in all frames, is replaced by noise.
-        mixup_alpha (`float`, *optional*, defaults to 0.0):
-            Mixup of training clips: parameter of the beta distribution; 0 is none.
-        cutmix_alpha (`float`, *optional*, defaults to 0.0):
-            CutMix likewise. With both, each batch draws one of them.
         samples_per_video (`int`, *optional*, defaults to 1):
             How often a batch includes each of its videos, with new augmentation (repeated augmentation).
     """
@@ -95,27 +79,12 @@ class VideoDataArguments(ClassificationArguments):
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"
-    random_crop_scale: list[float] | None = None
-    random_flip: bool = False
-    rand_augment_ops: int = 0
-    rand_augment_magnitude: float = 7.0
-    random_erasing: float = 0.0
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
     samples_per_video: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         self.check_at_least_one("frame_stride", "num_segments", "num_crops", "samples_per_video")
         self.check_colours()
-        self.check_range("random_crop_scale", 0, 1, "[0.08, 1.0]")
-        if not 0 <= self.random_erasing <= 1:
-            raise ValueError(f"random_erasing is {self.random_erasing}; it is a probability, from 0 to 1.")
-        if not 0 <= self.rand_augment_magnitude <= 10:
-            raise ValueError(f"rand_augment_magnitude is {self.rand_augment_magnitude}; it must lie between 0 and 10.")
-        for name in ("rand_augment_ops", "mixup_alpha", "cutmix_alpha"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite, and it must not be negative.")
 
 
 class VideoClassification(ClassificationTask):
@@ -128,11 +97,8 @@ class VideoClassification(ClassificationTask):
 
     def __init__(self, args: VideoDataArguments, processor: VideoMAEImageProcessorPil, config: Any):
         super().__init__(args, processor, config)
-        if args.rand_augment_ops > 0 and importlib.util.find_spec("kornia") is None:
-            raise ImportError(f"rand_augment_ops needs kornia, which is not installed: {INSTALL}")
-        self.mean, self.std = (
-            torch.tensor(figures).view(3, 1, 1) for figures in (processor.image_mean, processor.image_std)
-        )
+        self.augmentation = BatchAugmentation(args, processor.image_mean, processor.image_std, config.num_labels)
+        self.normalize = self.augmentation.normalize
 
     @classmethod
     def read(cls, args: VideoDataArguments, split: str, with_targets: bool = True) -> HFDataset:
@@ -171,20 +137,13 @@ class VideoClassification(ClassificationTask):
             is_training=training,
         )
 
+    def sampler(self, dataset: Any, batch_size: int, seed: int) -> torch.utils.data.Sampler | None:
+        return self.augmentation.sampler(dataset, batch_size, seed)
+
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        args, labels = self.args, batch["labels"]
-        clips = batch["pixel_values"].float() / 255
-        if args.rand_augment_ops > 0:
-            fill = self.mean.to(clips.device)
-            clips = rand_augment(clips, args.rand_augment_ops, args.rand_augment_magnitude, fill, rng)
-        if args.random_flip:
-            is_flipped = torch.from_numpy(rng.random(len(clips)) < 0.5).to(clips.device)
-            clips = torch.where(is_flipped.view(-1, 1, 1, 1, 1), clips.flip(-1), clips)
-        clips = self.normalize(clips)
-        if args.random_erasing > 0:
-            clips = erase_randomly(clips, args.random_erasing, rng)
-        if args.mixup_alpha > 0 or args.cutmix_alpha > 0:
-            clips, labels = mix(clips, labels, self.config.num_labels, args.mixup_alpha, args.cutmix_alpha, rng)
+        args: Any = self.args
+        clips, labels = batch["pixel_values"], batch["labels"]
+        clips, labels = self.augmentation(clips, labels, rng, args.interpolation, mirrors=args.random_flip)
         return {"pixel_values": clips, "labels": labels}
 
     def views(self, batch: Batch) -> list[Batch]:
@@ -197,10 +156,7 @@ class VideoClassification(ClassificationTask):
             return shares[0] - shares[1]
         return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
-    def normalize(self, clips: torch.Tensor) -> torch.Tensor:
-        return (clips - self.mean.to(clips.device)) / self.std.to(clips.device)
-
     def draw(self, axis: Any, batch: Batch, index: int) -> None:
-        clip = batch["pixel_values"][index].float().cpu() * self.std + self.mean
+        clip = batch["pixel_values"][index].float().cpu() * self.augmentation.std + self.augmentation.mean
         frames = clip[torch.linspace(0, len(clip) - 1, min(4, len(clip))).long()]
         axis.imshow(torch.cat(list(frames), dim=-1).permute(1, 2, 0).clip(0, 1).numpy())
