@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
@@ -26,7 +26,7 @@ def plot(
     runs: Sequence[str | Path],
     output: str | Path = "curves.png",
     metrics: Sequence[str] = (),
-    by: Literal["step", "epoch"] = "step",
+    by: str = "step",
 ) -> Path:
     """
     Plot the curves of runs of one task: a panel for each metric, and a colour for each run, or for each variant of an
@@ -40,8 +40,8 @@ def plot(
         metrics (`Sequence[str]`, *optional*):
             What to plot, by the names in `log_history` of the results, such as `loss`, `eval_top1`, `update_ratio`. By
             default the training loss, the loss of the evaluations and the main metric of the task.
-        by (`"step"` or `"epoch"`, *optional*, defaults to `"step"`):
-            The horizontal axis.
+        by (`str`, *optional*, defaults to `"step"`):
+            The horizontal axis, `"step"` or `"epoch"`.
 
     Returns:
         `Path`: the file.

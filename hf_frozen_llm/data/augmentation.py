@@ -103,7 +103,8 @@ def trivial_augment(clips: torch.Tensor, rng: np.random.Generator, mode: str = "
     Change each clip by one operation of random strength ("TrivialAugment: Tuning-free Yet State-of-the-Art Data
     Augmentation", ICCV 2021), as torchvision's TrivialAugmentWide does. Pixels from outside are black.
     """
-    names, amounts = [], []
+    names: list[str] = []
+    amounts: list[float] = []
     for _ in range(len(clips)):
         name, place = str(rng.choice(list(WIDE))), int(rng.integers(WIDE_BINS)) / (WIDE_BINS - 1)
         signed = (1 if rng.random() < 0.5 else -1) * place * WIDE[name]
