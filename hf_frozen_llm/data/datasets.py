@@ -165,8 +165,8 @@ class ExampleTransform(Protocol):
 
 class TransformedDataset(torch.utils.data.Dataset):
     """
-    Examples with random access. `set_epoch` changes how they are augmented. Indices from the number of rows on are
-    further copies of the rows, with other augmentation.
+    Examples with random access. `set_epoch` changes how they are augmented. For loaders, indices from the number of
+    rows on are further copies of the rows, with other augmentation.
 
     Args:
         rows ([`datasets.Dataset`]):
@@ -191,6 +191,8 @@ class TransformedDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
+        if index >= len(self.rows):  # the end of an iteration
+            raise IndexError(f"There is no row {index}; there are {len(self.rows)}.")
         return self.__getitems__([index])[0]
 
     def read_rows(self, indices: list[int]) -> list[Row]:
