@@ -10,6 +10,7 @@ have 16 pixels at 224 pixels, and 4 at 32.
 import argparse
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from hf_frozen_llm.data.augmentation import BatchAugmentation
 from hf_frozen_llm.tasks.image_classification import ImageDataArguments
 
 
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-NUM_LABELS = 1000
+PROCESSOR = SimpleNamespace(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+CONFIG = SimpleNamespace(num_labels=1000)
 CASES = {
     "none (only normalised)": {},
     "deit": {"augmentation": "deit"},
@@ -43,7 +44,7 @@ def measure(function, repeats):
 def build_step(images, patch_size):
     """Return a function that trains a plain ViT-S for a step."""
     sizes = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
-    config = ViTConfig(**sizes, image_size=images.shape[-1], patch_size=patch_size, num_labels=NUM_LABELS)
+    config = ViTConfig(**sizes, image_size=images.shape[-1], patch_size=patch_size, num_labels=CONFIG.num_labels)
     model = ViTForImageClassification(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     pixels, labels = images.float() / 255, torch.arange(len(images))
@@ -72,7 +73,7 @@ def main():
         step = measure(build_step(few, patch_size), max(1, args.repeats // 5)) / len(few)
         print(f"| {side} | training step | {1000 * step:.1f} | {1 / step:,.0f} | |", flush=True)
         for name, keys in CASES.items():
-            augmentation = BatchAugmentation(ImageDataArguments("x", **keys), MEAN, STD, NUM_LABELS)
+            augmentation = BatchAugmentation(ImageDataArguments("x", **keys), PROCESSOR, CONFIG)
             batch = (images[:, None], torch.arange(len(images)), np.random.default_rng(0), "bicubic", False)
             seconds = measure(partial(augmentation, *batch), args.repeats) / len(images)
             share = 100 * seconds / step

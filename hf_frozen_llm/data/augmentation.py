@@ -242,16 +242,21 @@ class BatchAugmentation:
 
     Args:
         args ([`AugmentationArguments`]): the recipe keys.
-        mean (`Sequence[float]`): mean of the colours, in 0…1.
-        std (`Sequence[float]`): their standard deviation.
-        num_labels (`int`): number of classes.
+        processor (`Any`): the image processor, which has `image_mean` and `image_std`, in 0…1.
+        config (`PreTrainedConfig`): that of the model, for the number of classes.
     """
 
-    def __init__(self, args: AugmentationArguments, mean: Sequence[float], std: Sequence[float], num_labels: int):
-        self.args = args
-        self.mean, self.std = (torch.tensor(figures).view(3, 1, 1) for figures in (mean, std))
-        self.num_labels = num_labels
+    def __init__(self, args: AugmentationArguments, processor: Any, config: Any):
+        self.args, self.processor, self.config = args, processor, config
         self.epoch = torch.zeros((), dtype=torch.long)  # that of the training data
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return torch.tensor(self.processor.image_mean).view(3, 1, 1)
+
+    @property
+    def std(self) -> torch.Tensor:
+        return torch.tensor(self.processor.image_std).view(3, 1, 1)
 
     def sampler(self, dataset: TransformedDataset, batch_size: int, seed: int) -> RepeatedSampler | None:
         """Follow the epoch of the training data; return their order if they are repeated, see `Task.sampler`."""
@@ -298,5 +303,5 @@ class BatchAugmentation:
         is_over = args.mixup_off_epoch is not None and int(self.epoch) >= args.mixup_off_epoch
         if args.is_mixing and not is_over and (args.mixup_prob == 1 or rng.random() < args.mixup_prob):
             alphas = (args.mixup_alpha, args.cutmix_alpha)
-            clips, labels = mix(clips, labels, self.num_labels, *alphas, rng, args.mixup_switch_prob)
+            clips, labels = mix(clips, labels, self.config.num_labels, *alphas, rng, args.mixup_switch_prob)
         return clips, labels

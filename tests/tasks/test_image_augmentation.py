@@ -113,12 +113,17 @@ def test_copies_of_an_example_differ(parquet):
     _, dataset = load(parquet, augmentation="light", repeated_augmentation=3)
     _, plain = load(parquet, augmentation="light")
     number = len(dataset)
-    copies = [dataset[index]["pixel_values"] for index in (7, 7 + number, 7 + 2 * number)]
+    examples = dataset.__getitems__([7, 7 + number, 7 + 2 * number])
+    copies = [example["pixel_values"] for example in examples]
     assert torch.equal(copies[0], plain[7]["pixel_values"])
     assert not torch.equal(copies[0], copies[1]) and not torch.equal(copies[1], copies[2])
-    assert dataset[7]["labels"] == dataset[7 + number]["labels"]
+    assert examples[0]["labels"] == examples[1]["labels"]
     dataset.set_epoch(1)
-    assert not torch.equal(copies[1], dataset[7 + number]["pixel_values"])
+    (later,) = dataset.__getitems__([7 + number])
+    assert not torch.equal(copies[1], later["pixel_values"])
+    assert len(list(dataset)) == number
+    with pytest.raises(IndexError, match=f"There is no row {number}; there are {number}"):
+        dataset[number]
 
 
 @pytest.mark.parametrize(("processes", "batch_size"), [(1, 12), (2, 6), (4, 3)])

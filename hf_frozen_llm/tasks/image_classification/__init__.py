@@ -135,7 +135,7 @@ class ImageClassification(ClassificationTask):
 
     def __init__(self, args: ImageDataArguments, processor: Any, config: Any):
         super().__init__(args, processor, config)
-        self.augmentation = BatchAugmentation(args, processor.image_mean, processor.image_std, config.num_labels)
+        self.augmentation = BatchAugmentation(args, processor, config)
 
     @classmethod
     def read(cls, args: ImageDataArguments, split: str, with_targets: bool = True) -> HFDataset:

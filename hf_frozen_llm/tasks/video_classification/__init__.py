@@ -97,7 +97,7 @@ class VideoClassification(ClassificationTask):
 
     def __init__(self, args: VideoDataArguments, processor: VideoMAEImageProcessorPil, config: Any):
         super().__init__(args, processor, config)
-        self.augmentation = BatchAugmentation(args, processor.image_mean, processor.image_std, config.num_labels)
+        self.augmentation = BatchAugmentation(args, processor, config)
         self.normalize = self.augmentation.normalize
 
     @classmethod
