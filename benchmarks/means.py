@@ -9,9 +9,9 @@ pretrained layer to the others, paired by seed, with 95 % intervals (Student's t
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy import stats
+
+from hf_frozen_llm.commands.ablation_report import summarize_differences
 
 
 PRETRAINED = "frozen LLM layer"
@@ -19,8 +19,8 @@ PRETRAINED = "frozen LLM layer"
 
 def describe_difference(differences):
     """Return the mean and its interval."""
-    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
-    return f"{differences.mean():+.2f} ({differences.mean() - half:+.2f} to {differences.mean() + half:+.2f})"
+    summary = summarize_differences(differences, delta=1)
+    return f"{summary['difference']:+.2f} ({summary['t_low']:+.2f} to {summary['t_high']:+.2f})"
 
 
 def main():
@@ -38,7 +38,7 @@ def main():
         print(f"| {variant} | {len(of_variant)} | {' | '.join(cells)} |")
     for variant in scores.index.unique("variant").drop(PRETRAINED):
         differences = (scores.loc[PRETRAINED] - scores.loc[variant]).dropna()
-        cells = [describe_difference(differences[name]) for name in args.metrics]
+        cells = [describe_difference(differences[name].to_numpy()) for name in args.metrics]
         print(f"| {PRETRAINED} − {variant} | {len(differences)} | {' | '.join(cells)} |")
 
 

@@ -32,6 +32,12 @@ def new_figure(width: float, height: float):
     return figure
 
 
+def style_axis(axis: Any) -> None:
+    """Draw a light grid, and no frame above and to the right."""
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def check_figure(name: str, file: str | Path) -> Path:
     """Return the file of a figure; refuse a format or a folder that fails only when the figure is written."""
     path, formats = Path(file), new_figure(1, 1).canvas.get_supported_filetypes()
@@ -125,8 +131,7 @@ def plot_training_curves(
     accuracy_axis.set_ylabel(f"top-1 accuracy on {evaluated} (%)")
     for axis in (loss_axis, accuracy_axis):
         axis.set_xlabel("training step")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        style_axis(axis)
         axis.legend(frameon=False)
     figure.savefig(path)
 
@@ -164,8 +169,7 @@ def plot_run(path: str | Path, history: list[dict[str, Any]], metric: Metric, sa
         axes[1].set_ylabel(metric.label)
     for axis in axes:
         axis.set_xlabel("training step")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        style_axis(axis)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if saved_step:
             axis.axvline(saved_step, color="grey", linestyle="--", linewidth=1, zorder=0)
@@ -219,8 +223,7 @@ def plot_curves(
                 )
         axis.set_xlabel(f"training {by}")
         axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        style_axis(axis)
     for axis in axes:  # the rest of the last row
         axis.set_visible(False)
     names = [f"{name} ({len(runs[name])} runs)" if len(runs[name]) > 1 else name for name in lines]

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_forecast_mae_with_llm_block import ForecastMAEWithLLMBlockConfig
 from .padded_attention import attend
-from .stochastic_depth import drop_path
+from .stochastic_depth import drop_path, drop_path_rates
 
 
 # Width of the history encoder's feed-forward layers, as a multiple of its own.
@@ -97,7 +97,7 @@ class ForecastMAEHistoryEncoder(nn.Module):
         super().__init__()
         sizes, depth, eps = config.history_sizes, config.num_history_layers, config.layer_norm_eps
         self.embedding = nn.Conv1d(config.num_history_features, sizes[0], 3, padding=1)
-        rates = torch.linspace(0, config.drop_path_rate, depth * len(sizes), device="cpu").tolist()
+        rates = drop_path_rates(config.drop_path_rate, depth * len(sizes))
         shapes = zip(sizes, config.history_attention_heads, config.history_kernel_sizes)
         self.levels = nn.ModuleList(
             nn.ModuleList(

@@ -31,6 +31,7 @@ from .forecast_mae_layers import (
 from .modeling_llm_block import LLMBlock
 from .motion_forecasting import MotionErrors, MotionForecastingOutput, reduce_losses
 from .pretrained_model import PreTrainedModelWithLLMBlock
+from .stochastic_depth import drop_path_rates
 
 
 @dataclass
@@ -70,7 +71,7 @@ class ForecastMAEModel(PreTrainedModel):
         self.pose_fc1, self.pose_fc2 = nn.Linear(4, width), nn.Linear(width, width)
         self.agent_type_embeddings = nn.Parameter(torch.zeros(config.num_agent_types, width))
         self.lane_embedding = nn.Parameter(torch.zeros(1, 1, width))
-        rates = torch.linspace(0, config.drop_path_rate, count, device="cpu").tolist()
+        rates = drop_path_rates(config.drop_path_rate, count)
         self.layers = nn.ModuleList(ForecastMAELayer(config, rate) for rate in rates)
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.post_init()

@@ -26,7 +26,7 @@ from .configuration_point_bert_with_llm_block import PointBertWithLLMBlockConfig
 from .modeling_llm_block import LLMBlock
 from .point_groups import gather_points, knn_points, sample_farthest_points
 from .pretrained_model import PreTrainedModelWithLLMBlock
-from .stochastic_depth import drop_path
+from .stochastic_depth import drop_path, drop_path_rates
 
 
 def group_points(points: torch.Tensor, num_groups: int, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,7 +180,7 @@ class PointBertModel(PreTrainedModel):
     def __init__(self, config: PointBertWithLLMBlockConfig):
         super().__init__(config)
         self.embeddings = PointBertEmbeddings(config)
-        rates = torch.linspace(0, config.drop_path_rate, config.num_hidden_layers, device="cpu").tolist()
+        rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         self.layers = nn.ModuleList(PointBertLayer(config, rate) for rate in rates)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()

@@ -20,6 +20,11 @@ def drop_path(update: torch.Tensor, rate: float, training: bool) -> torch.Tensor
     return update * kept.to(update.dtype) / (1 - rate)
 
 
+def drop_path_rates(rate: float, count: int) -> list[float]:
+    """Return the rates of `count` layers, which rise linearly from 0 to `rate`."""
+    return torch.linspace(0, rate, count, device="cpu").tolist()  # models are also built on the meta device
+
+
 class StochasticDepthDropout(nn.Dropout):
     """
     The dropout at the end of a residual branch, followed by stochastic depth.
@@ -59,7 +64,7 @@ def add_stochastic_depth(layers: Iterable[nn.Module], rate: float, name: str) ->
     if rate == 0:
         return
     layers = list(layers)
-    for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers), device="cpu").tolist()):
+    for layer, layer_rate in zip(layers, drop_path_rates(rate, len(layers))):
         modules = dict(layer.named_modules())
         paths = next((p for p in _LAST_DROPOUTS if all(isinstance(modules.get(n), nn.Dropout) for n in p)), None)
         if paths is None:
@@ -72,4 +77,4 @@ def add_stochastic_depth(layers: Iterable[nn.Module], rate: float, name: str) ->
             layer.set_submodule(path, StochasticDepthDropout(dropout.p, layer_rate))
 
 
-__all__ = ["StochasticDepthDropout", "add_stochastic_depth", "drop_path"]
+__all__ = ["StochasticDepthDropout", "add_stochastic_depth", "drop_path", "drop_path_rates"]

@@ -17,6 +17,7 @@ from hf_frozen_llm.commands.predict import ReadableRows
 from hf_frozen_llm.commands.report import Report, count, name_some
 from hf_frozen_llm.data.datasets import Example, HFDataset, take_samples
 from hf_frozen_llm.tasks import Task
+from hf_frozen_llm.training.optimizer import Schedule
 from hf_frozen_llm.training.run import Settings
 
 
@@ -184,7 +185,7 @@ def check_length(
             f"A step reads {a_step:,} examples, and {train.name} has {count(num_rows, 'row')}. Lower "
             "per_device_train_batch_size or gradient_accumulation_steps."
         )
-    warmup = args.get_warmup_steps(steps) if warmup_epochs is None else round(warmup_epochs * an_epoch)
+    warmup = Schedule(warmup_epochs).num_warmup_steps(args, steps, an_epoch)
     if warmup >= steps:
         given = f"warmup_steps is {warmup:,}"
         if warmup_epochs is not None:

@@ -72,10 +72,9 @@ def plot(
     metric = TASKS[task].main_metric
     main = f"eval_{metric.name}"
     there = {name for histories in curves.values() for history in histories for entry in history for name in entry}
-    if unknown := [name for name in metrics if name not in there.difference(HAS_NO_CURVE)]:
-        raise ValueError(
-            f"No run has {' or '.join(unknown)}; there are {name_some(sorted(there.difference(HAS_NO_CURVE)), 40)}."
-        )
+    there.difference_update(HAS_NO_CURVE)
+    if unknown := [name for name in metrics if name not in there]:
+        raise ValueError(f"No run has {' or '.join(unknown)}; there are {name_some(sorted(there), 40)}.")
     panels = {
         name: {"loss": "training loss", "eval_loss": "loss of the evaluations", main: metric.label}.get(name, name)
         for name in metrics or [name for name in ("loss", "eval_loss", main) if name in there]
@@ -119,6 +118,5 @@ def label_folders(folders: Sequence[Path]) -> dict[Path, str]:
     """Name each folder by the last parts of its path that tell it from the others; a folder of a seed keeps two."""
     if len(set(folders)) < len(folders):
         raise ValueError(f"{name_some(sorted({str(f) for f in folders if list(folders).count(f) > 1}))}: given twice.")
-    parts = {folder: folder.absolute().parts for folder in folders}
-    common = len(Path(os.path.commonpath([folder.absolute().parent for folder in folders])).parts)
-    return {folder: "/".join(names[common:]).removeprefix("runs/") for folder, names in parts.items()}
+    common = os.path.commonpath([folder.absolute().parent for folder in folders])
+    return {folder: folder.absolute().relative_to(common).as_posix().removeprefix("runs/") for folder in folders}
