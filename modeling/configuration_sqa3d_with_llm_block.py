@@ -129,6 +129,9 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             Factor of the sum of the losses.
         layer_norm_eps (`float`, *optional*, defaults to 1e-06):
             Epsilon of the norms, which is added to the standard deviation.
+        problem_type (`str`, *optional*):
+            With `"single_label_classification"`, the loss is the cross entropy of all answers, of which the right ones
+            have shares by their scores; otherwise, as published, the binary cross entropy of each answer.
         llm_block (`LLMBlockConfig` or `dict`, *optional*):
             The LLM block on the visual tokens; by default after they have attended to the question. `None` is the
             plain model, the baseline of every comparison.

@@ -140,6 +140,8 @@ class SQA3DWithLLMBlockPreTrainedModel(PreTrainedModelWithLLMBlock):
         if self.config.use_points:
             detection = host.detect(inputs["points"], inputs["object_centers"], inputs["object_mask"])
             mask, objects = detection.proposal_mask, host.project_objects(detection.proposal_features)
+            if (scenes := inputs["scene_index"]) is not None:
+                mask, objects = mask[scenes], objects[scenes]
             # Of a scene without objects the block sees all proposals, as the host does.
             seen = (mask | ~mask.any(dim=1, keepdim=True)).to(objects.dtype)
             objects = self._run_layers(host.fusion_layers(texts, mask), objects, seen, **kwargs)
@@ -173,6 +175,7 @@ class SQA3DWithLLMBlockModel(SQA3DWithLLMBlockPreTrainedModel):
         question_ids: torch.Tensor | None = None,
         object_centers: torch.Tensor | None = None,
         object_mask: torch.Tensor | None = None,
+        scene_index: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SQA3DModelOutput:
         r"""
@@ -189,6 +192,9 @@ class SQA3DWithLLMBlockModel(SQA3DWithLLMBlockPreTrainedModel):
             object_centers (`torch.Tensor` of shape `(batch, objects, 3)`, *optional*): with
                 `object_tokens="annotated"`, the centres of the objects.
             object_mask (`torch.Tensor` of shape `(batch, objects)`, *optional*): 1 = object, 0 = padding.
+            scene_index (`torch.LongTensor` of shape `(batch,)`, *optional*): the scene of each question. `points` and
+                all that belongs to objects then has a row for each scene, which is encoded once for all its questions.
+                By default, each question has its own.
 
         Returns:
             `SQA3DModelOutput`: with `output_hidden_states=True`, the block adds one hidden state at its position; with
@@ -204,6 +210,7 @@ class SQA3DWithLLMBlockModel(SQA3DWithLLMBlockPreTrainedModel):
             "question_ids": question_ids,
             "object_centers": object_centers,
             "object_mask": object_mask,
+            "scene_index": scene_index,
         }
         return self._encode(inputs, **kwargs)[0]
 
@@ -242,6 +249,7 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
         question_ids: torch.Tensor | None = None,
         object_centers: torch.Tensor | None = None,
         object_mask: torch.Tensor | None = None,
+        scene_index: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         situation_labels: torch.Tensor | None = None,
         object_classes: torch.Tensor | None = None,
@@ -267,6 +275,9 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
             object_centers (`torch.Tensor` of shape `(batch, objects, 3)`, *optional*): the annotated centres; labels
                 of the detector and, with `object_tokens="annotated"`, inputs.
             object_mask (`torch.Tensor` of shape `(batch, objects)`, *optional*): 1 = object, 0 = padding.
+            scene_index (`torch.LongTensor` of shape `(batch,)`, *optional*): the scene of each question. `points` and
+                all that belongs to objects then has a row for each scene, which is encoded once for all its questions.
+                By default, each question has its own.
             labels (`torch.Tensor` of shape `(batch, num_labels)` or `(batch,)`, *optional*): the score of each answer,
                 0 to 1, or the number of the answer, for plain cross entropy.
             situation_labels (`torch.Tensor` of shape `(batch, 7)`, *optional*): position, and rotation as a quaternion
@@ -294,6 +305,7 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
             "question_ids": question_ids,
             "object_centers": object_centers,
             "object_mask": object_mask,
+            "scene_index": scene_index,
         }
         outputs, weights, detection = self._encode(inputs, **kwargs)
         logits, situation = self.answer(cast(torch.Tensor, outputs.pooler_output))
@@ -352,8 +364,7 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
 
     def _answer_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if labels.shape == logits.shape:
-            targets = labels.to(logits.dtype)
-            return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+            return answer_losses(logits, labels, self.config.problem_type).mean()
         if labels.shape != logits.shape[:1]:
             raise ValueError(
                 f"labels has the shape {tuple(labels.shape)}; it must be (batch, num_labels) = {tuple(logits.shape)}, "
@@ -370,6 +381,15 @@ class SQA3DWithLLMBlockForQuestionAnswering(SQA3DWithLLMBlockPreTrainedModel):
         labels = labels.to(situation.dtype)
         position = nn.functional.mse_loss(situation[:, :3], labels[:, :3])
         return position + nn.functional.mse_loss(situation[:, 3:], labels[:, 3:])
+
+
+def answer_losses(logits: torch.Tensor, scores: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """Return the loss of each question, `(batch,)`, by the scores of its answers, `(batch, num_labels)`."""
+    scores = scores.to(logits.dtype)
+    if problem_type == "single_label_classification":
+        shares = scores / scores.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).tiny)
+        return -(shares * logits.log_softmax(dim=-1)).sum(dim=-1)
+    return nn.functional.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(dim=-1)
 
 
 def make_object_labels(
@@ -401,4 +421,5 @@ __all__ = [
     "SQA3DWithLLMBlockForQuestionAnswering",
     "SQA3DWithLLMBlockModel",
     "SQA3DWithLLMBlockPreTrainedModel",
+    "answer_losses",
 ]

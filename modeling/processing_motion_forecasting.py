@@ -92,8 +92,8 @@ class MotionProcessor(SavedWithCode, FeatureExtractionMixin):
         format (`"agents_and_lanes"`, `"polylines"` or `"poses"`, *optional*, defaults to `"agents_and_lanes"`):
             The model's inputs: `agent_history`, `agent_positions` and `lanes` with masks for an mmTransformer;
             `polyline_vectors` with masks for a VectorNet, whose vectors are start, end, whether it is of a lane, time,
-            intersection, turn and traffic control; or `agent_history`, `agent_poses`, `agent_types`, `lanes` and
-            `lane_poses` with masks for a Forecast-MAE.
+            intersection, turn, traffic control and, with `velocity_changes`, two more; or `agent_history`,
+            `agent_poses`, `agent_types`, `lanes` and `lane_poses` with masks for a Forecast-MAE.
         preset (`"mmtransformer"` or `"forecast_mae"`, *optional*):
             Defaults of the other arguments: as in mmTransformer's own pre-processing of Argoverse 1; or as in
             Forecast-MAE's of Argoverse 2, which also leaves out agents that are far from all lanes.
@@ -116,6 +116,10 @@ class MotionProcessor(SavedWithCode, FeatureExtractionMixin):
         min_observed_steps (`int`, *optional*, defaults to 1): agents that were seen less often are left out.
         keep_gaps (`bool`, *optional*, defaults to `True`):
             Whether agents that were unseen for a while are kept, with these steps masked, or left out.
+        velocity_changes (`bool`, *optional*, defaults to `False`):
+            Whether the vectors of `"polylines"` also have their velocity less the agent's last observed one, in metres
+            per second; 0 for lanes. Beside coordinates of many metres, a small network does not see how an agent
+            brakes or turns. Not in the paper.
         max_agents (`int`, *optional*): keep only the agents nearest to the target, and log a warning.
         max_lanes (`int`, *optional*): keep only the lanes nearest to the target, and log a warning.
 
@@ -148,6 +152,7 @@ class MotionProcessor(SavedWithCode, FeatureExtractionMixin):
         resample_lanes: bool | None = None,
         min_observed_steps: int | None = None,
         keep_gaps: bool | None = None,
+        velocity_changes: bool = False,
         max_agents: int | None = None,
         max_lanes: int | None = None,
         **kwargs: Any,
@@ -170,7 +175,7 @@ class MotionProcessor(SavedWithCode, FeatureExtractionMixin):
         self.resample_lanes = choose("resample_lanes", resample_lanes)
         self.min_observed_steps = choose("min_observed_steps", min_observed_steps)
         self.keep_gaps = choose("keep_gaps", keep_gaps)
-        self.max_agents, self.max_lanes = max_agents, max_lanes
+        self.velocity_changes, self.max_agents, self.max_lanes = velocity_changes, max_agents, max_lanes
         choices = {"format": FORMATS, "heading": HEADING_RULES, "forward_axis": AXES, "lane_rule": LANE_RULES}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -308,13 +313,18 @@ class MotionProcessor(SavedWithCode, FeatureExtractionMixin):
         is_alone = ~is_seen.any(axis=1)
         is_seen[is_alone, -1], filled[is_alone, -2] = True, filled[is_alone, -1]
         num_vectors = max(self.num_history_steps, self.num_lane_points) - 1
-        vectors = np.zeros((len(agents) + len(lanes), num_vectors, 9))
+        vectors = np.zeros((len(agents) + len(lanes), num_vectors, 9 + 2 * self.velocity_changes))
         mask = np.zeros(vectors.shape[:2])
         of_agents, of_lanes = vectors[: len(agents), : len(times)], vectors[len(agents) :, : self.num_lane_points - 1]
         of_agents[..., :2], of_agents[..., 2:4] = filled[:, :-1], filled[:, 1:]
         of_agents[..., 5] = times - (scene.timestamps[self.num_history_steps - 1] - scene.timestamps[0])
         of_lanes[..., :2], of_lanes[..., 2:4], of_lanes[..., 4] = lanes[:, :-1], lanes[:, 1:], 1
-        of_lanes[..., 6:] = attributes[:, None]
+        of_lanes[..., 6:9] = attributes[:, None]
+        if self.velocity_changes:
+            seconds = np.diff(scene.timestamps[: self.num_history_steps])
+            velocities = np.diff(filled, axis=1) / seconds[:, None]
+            last = len(times) - 1 - is_seen[:, ::-1].argmax(axis=1)
+            of_agents[..., 9:] = velocities - velocities[np.arange(len(agents)), last][:, None]
         mask[: len(agents), : len(times)], mask[len(agents) :, : self.num_lane_points - 1] = is_seen, 1
         return {"polyline_vectors": vectors * mask[..., None], "vector_mask": mask}
 

@@ -46,6 +46,8 @@ class SQA3DProcessor(SavedWithCode, FeatureExtractionMixin):
         answer_scores (`list[float]`, *optional*):
             The target of each answer in training, from 0 to 1; by default 1.
         max_length (`int`, *optional*, defaults to 100): words after these are left out.
+        problem_type (`str`, *optional*):
+            That of the model: with `"single_label_classification"`, the scores of all answers sum to 1.
 
     Example:
 
@@ -73,12 +75,13 @@ class SQA3DProcessor(SavedWithCode, FeatureExtractionMixin):
         answers: Sequence[str] | None = None,
         answer_scores: Sequence[float] | None = None,
         max_length: int = 100,
+        problem_type: str | None = None,
         **kwargs: Any,
     ):
         for name, value in (("num_points", num_points), ("max_length", max_length)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1.")
-        self.num_points, self.max_length = num_points, max_length
+        self.num_points, self.max_length, self.problem_type = num_points, max_length, problem_type
         self.use_color, self.use_normals, self.use_height = use_color, use_normals, use_height
         self.words = [UNKNOWN_WORD] if words is None else list(words)
         if self.words[:1] != [UNKNOWN_WORD] or len(set(self.words)) < len(self.words):
@@ -215,7 +218,7 @@ class SQA3DProcessor(SavedWithCode, FeatureExtractionMixin):
         Returns:
             `list[list[dict]]`: for each question `answer` and `score`, between 0 and 1, the best first.
         """
-        return rank_answers(self.answers, logits, top_k)
+        return rank_answers(self.answers, logits, top_k, self.problem_type)
 
 
 __all__ = ["SQA3DProcessor", "split_words"]

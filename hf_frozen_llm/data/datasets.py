@@ -3,11 +3,12 @@
 
 import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
@@ -301,3 +302,35 @@ class RepeatedSampler(torch.utils.data.Sampler):
             step = indices[start : start + self.batch_size]
             for first in range(self.repeats):
                 yield from step[first :: self.repeats]
+
+
+class GroupedSampler(torch.utils.data.Sampler):
+    """
+    Rows of a group one after the other: the rows of each group are shuffled and cut into parts, and the parts are
+    shuffled. The order depends only on the seed and the epoch of the data.
+
+    Args:
+        dataset ([`TransformedDataset`]): the examples.
+        groups (`Sequence`): the group of each row.
+        size (`int`): most rows of a part.
+        seed (`int`): seed of the order.
+    """
+
+    def __init__(self, dataset: TransformedDataset, groups: Sequence[Hashable], size: int, seed: int):
+        self.dataset = dataset
+        self.size = size
+        self.seed = seed
+        self.rows_of_groups: dict[Hashable, list[int]] = {}
+        for row, group in enumerate(groups):
+            self.rows_of_groups.setdefault(group, []).append(row)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        # No `set_epoch`, as above.
+        rng = np.random.default_rng((self.seed, int(self.dataset.epoch)))
+        shuffled = [rng.permutation(rows).tolist() for rows in self.rows_of_groups.values()]
+        parts = [rows[i : i + self.size] for rows in shuffled for i in range(0, len(rows), self.size)]
+        for number in rng.permutation(len(parts)):
+            yield from parts[number]

@@ -170,6 +170,22 @@ def test_model_on_a_moved_and_reordered_scene(case, block):
 # Rules
 
 
+def test_velocity_changes():
+    """From 1 to 2 m/s along the way, then seen no more; beside it a lane."""
+    way = np.array([[0, 0], [0, 0.1], [0, 0.2], [0, 0.4]])
+    scene = {"positions": way[None], "timestamps": np.arange(4) / 10, "target": 0}
+    scene["lanes"] = [{"centerline": np.array([[1.0, 0.0], [1.0, 5.0]])}]
+    plain, ours = (
+        MotionProcessor("polylines", num_history_steps=4, num_lane_points=3, velocity_changes=changes)(scene)
+        for changes in (False, True)
+    )
+    vectors = ours["polyline_vectors"][0]
+    assert plain["polyline_vectors"].shape[-1] == 9 and vectors.shape == (2, 3, 11)
+    torch.testing.assert_close(vectors[..., :9], plain["polyline_vectors"][0])
+    torch.testing.assert_close(vectors[0, :, 9:], torch.tensor([[0.0, -1], [0, -1], [0, 0]]), rtol=0, atol=1e-5)
+    assert (vectors[1, :, 9:] == 0).all()
+
+
 def test_way_back_and_near_ends():
     processor = MotionProcessor(num_history_steps=6)
     frame = processor.prepare(traffic(1, 0))["frame"]

@@ -64,6 +64,38 @@ def test_padded_words_and_objects_change_nothing():
     torch.testing.assert_close(model(**changed).logits, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_questions_share_a_scene_exactly(block, training):
+    """Encoded once or for each question, scenes give the same answers, losses and gradients."""
+    scenes, questions = torch.tensor([1, 0, 1, 0]), rooms(4)
+    of_scene = [name for name in (rooms(2) | answers(2)) if name.startswith(("points", "object_", "vote_"))]
+    once = {name: tensor for name, tensor in (rooms(2) | answers(2)).items() if name in of_scene}
+    of_question = {name: tensor for name, tensor in (questions | answers(4)).items() if name not in of_scene}
+    results = []
+    for inputs in ({**once, "scene_index": scenes}, {name: tensor[scenes] for name, tensor in once.items()}):
+        model = SQA3D.build(block()).double().train(training)
+        inputs = {n: t.double() if t.is_floating_point() else t for n, t in (inputs | of_question).items()}
+        out = model(**inputs)
+        out.loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        results.append((out.logits, out.situation, out.object_weights, out.loss, gradients))
+    # The sums over objects have an epsilon beside their number, which is twice as large without sharing.
+    for once, each in zip(*results):
+        torch.testing.assert_close(once, each, rtol=1e-6, atol=1e-7)
+    assert results[0][0].shape == (4, 3)
+
+
+def test_loss_of_one_answer():
+    model, inputs = SQA3D.build(None, problem_type="single_label_classification"), rooms(2)
+    scores = torch.tensor([[0.5, 0.0, 0.0], [0.2, 0.6, 0.0]])
+    out = model(**inputs, labels=scores)
+    log = out.logits.log_softmax(-1)
+    expected = -(log[0, 0] + 0.25 * log[1, 0] + 0.75 * log[1, 1]) / 2
+    torch.testing.assert_close(out.answer_loss, expected)
+    assert model(**inputs, labels=torch.zeros(2, 3)).answer_loss == 0  # no answer that the model knows
+    torch.testing.assert_close(out.loss, expected * model.config.answer_loss_weight * model.config.loss_scale)
+
+
 def test_contradictory_configurations_are_refused(block):
     for fields, message in (
         ({"num_hidden_layers": 3}, "num_hidden_layers is 3; it must be even"),

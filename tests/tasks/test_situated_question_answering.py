@@ -129,6 +129,59 @@ def test_examples(data, tmp_path):
     assert torch.equal(still["object_centers"], dataset[0]["object_centers"])
 
 
+def test_questions_of_a_scene_share_its_points(data):
+    task, rows = make_task(data, questions_per_scene=2)
+    dataset = task.dataset(rows, "train", training=True)
+    order = list(task.sampler(dataset, 4, seed=0))
+    assert sorted(order) == list(range(12)) and order != list(range(12))
+    scenes = [rows["scene_id"][row] for row in order]
+    assert scenes[::2] == scenes[1::2] and list(task.sampler(dataset, 4, seed=0)) == order
+    indices = [order[0], order[2], order[1], order[3]]
+    examples = dataset.__getitems__(indices)
+    batch = task.collate(examples)
+    expected = [0, 0, 0, 0] if scenes[0] == scenes[2] else [0, 1, 0, 1]
+    assert batch["scene_index"].tolist() == expected and len(batch["labels"]) == len(batch["situation_labels"]) == 4
+    assert len(batch["points"]) == len(batch["object_mask"]) == len(batch["vote_labels"]) == max(expected) + 1
+    alone = dataset.__getitems__(indices[:1])  # drawn by the first question of a scene
+    assert torch.equal(alone[0]["points"], batch["points"][0])
+    torch.testing.assert_close(alone[0]["situation_labels"], batch["situation_labels"][0])
+    dataset.set_epoch(1)
+    assert list(task.sampler(dataset, 4, seed=0)) != order
+    assert "scene_index" not in task.collate(task.dataset(rows, "train").__getitems__([0, 1]))
+    single, _ = make_task(data)
+    assert single.sampler(dataset, 4, seed=0) is None
+
+
+def test_all_texts_of_a_scene_are_mirrored_or_none(data):
+    task, rows = make_task(data, questions_per_scene=4)
+    transform = task.example_transform(rows, "train", True, seed=0)
+    asked = [{**rows[0], "situation": text} for text in ("It is on my left.", "It is on my right.")]
+    unmirrored = {**rows[0], "situation": "It is at my 3 o'clock."}
+    sides = set()
+    for epoch in range(16):
+        keys = [(epoch, row) for row in range(3)]
+        said = [example["situation"] for example in transform(asked, keys)]
+        assert said[0] != said[1]
+        sides.add(tuple(said[0]))
+        still = transform([*asked, unmirrored], keys)[0]["situation"]
+        assert still == task.processor.find_words(asked[0]["situation"])
+    assert len(sides) == 2
+
+
+def test_one_answer(data, recipe, tmp_path):
+    run = str(tmp_path / "run")
+    flags = ["--llm_block", "null", "--problem_type", "single_label_classification", "--questions_per_scene", "4"]
+    main(["train", recipe, *TINY_SQA3D, *flags, "--dataset_name", data, "--output_dir", run])
+    main(["predict", run, "--dataset_name", data, "--split", "val", "--output", str(tmp_path / "answers.jsonl")])
+    for line in (tmp_path / "answers.jsonl").read_text().splitlines():
+        scores = [answer["score"] for answer in json.loads(line)["predictions"]]
+        assert len(scores) == 5 and sum(scores) == pytest.approx(1)
+    main(["evaluate", run, "--output_file", str(tmp_path / "results.json")])
+    metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    trained = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
+    assert metrics["eval_loss"] == pytest.approx(trained["eval_loss"])
+
+
 def test_unknown_answers_are_counted(data, caplog):
     task, _ = make_task(data, min_answer_count=3)
     assert set(task.config.label2id) == {"no"}

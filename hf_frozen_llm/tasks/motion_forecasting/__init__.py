@@ -104,11 +104,13 @@ class MotionForecasting(Task):
 
     @classmethod
     def config_fields(cls, args: MotionDataArguments, rows: HFDataset) -> dict[str, Any]:
-        return {} if args.num_future_steps is None else {"num_future_steps": args.num_future_steps}
+        fields = {} if args.num_future_steps is None else {"num_future_steps": args.num_future_steps}
+        return {**fields, "num_vector_features": 11} if args.velocity_changes else fields
 
     @classmethod
     def build_processor(cls, args: MotionDataArguments, host: Mapping[str, Any], config: Any) -> MotionProcessor:
-        names = ("preset", "heading", "num_history_steps", "agent_radius", "lane_radius", "max_agents", "max_lanes")
+        names = ("preset", "heading", "num_history_steps", "agent_radius", "lane_radius")
+        names += ("max_agents", "max_lanes", "velocity_changes")
         return MotionProcessor(
             format=FORMATS[config.model_type],
             num_future_steps=config.num_future_steps,

@@ -52,6 +52,8 @@ class MotionDataArguments(DataArguments):
             Leave out lanes farther from the target, in metres; 65 by default.
         max_agents (`int`, *optional*):
             Keep only the agents nearest to the target.
+        velocity_changes (`bool`, *optional*, defaults to `False`):
+            Whether a VectorNet's vectors also have the change of velocity; see [`MotionProcessor`].
         max_lanes (`int`, *optional*):
             Keep only the lanes nearest to the target.
         num_predictions (`int`, *optional*):
@@ -90,6 +92,7 @@ class MotionDataArguments(DataArguments):
     lane_radius: float | None = None
     max_agents: int | None = None
     max_lanes: int | None = None
+    velocity_changes: bool = False
     num_predictions: int | None = None
     suppression_distance: float = 0.0
     horizons: list[int] | None = None

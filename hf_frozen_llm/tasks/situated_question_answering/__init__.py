@@ -9,15 +9,18 @@ from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
+import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.arguments import DataArguments
-from hf_frozen_llm.data.datasets import Example, HFDataset, Row, find_local
+from hf_frozen_llm.data.datasets import Example, GroupedSampler, HFDataset, Row, find_local
 from hf_frozen_llm.data.image_texts import refuse_empty
 from hf_frozen_llm.metrics import LocalizationAccuracy, Metric, SituatedAnswerAccuracy
+from hf_frozen_llm.modeling.answers import score_answers
+from hf_frozen_llm.modeling.modeling_sqa3d_with_llm_block import answer_losses
 from hf_frozen_llm.modeling.processing_sqa3d_with_llm_block import (
     COLOR_RANGE,
     MEAN_COLOR,
@@ -42,6 +45,7 @@ logger = logging.get_logger(__name__)
 
 NUM_ANSWERS = 10  # of a record
 NUM_PICTURES = 16
+OF_SCENE = ("points", "object_", "vote_")  # the beginnings of names of tensors that belong to a scene
 FEATURES = {name: datasets.Value("string") for name in ("scene_id", "situation", "question")}
 
 
@@ -73,11 +77,17 @@ class SceneQuestionArguments(DataArguments):
             Number of words after which a text is cut off.
         min_answer_count (`int`, *optional*, defaults to 1):
             The model can give the answers that occur so often.
+        problem_type (`"multi_label_classification"` or `"single_label_classification"`, *optional*):
+            The loss of the answers: the binary cross entropy of each, as published, or the cross entropy of all,
+            which learns faster where a question has one answer.
         augment (`bool`, *optional*, defaults to `True`):
             Whether training scenes are mirrored, rotated by up to 5 degrees about each axis, and moved by up to 0.5 m.
         flips (`"with_text"`, `"none"` or `"published"`, *optional*, defaults to `"with_text"`):
             How scenes are mirrored: with left and right exchanged in the texts (those with words such as "o'clock" are
             not mirrored), not at all, or, as published, without a change of the texts, which are then wrong.
+        questions_per_scene (`int`, *optional*, defaults to 1):
+            Number of questions about a scene that follow each other in training. Those of a batch share the scene's
+            points and augmentation, and the detector runs once for all of them.
         hide_situation (`bool`, *optional*, defaults to `False`):
             Whether each word of the situation is replaced by the unknown one: a baseline without the situation.
         batch_norm_momentum (`float`, *optional*):
@@ -114,8 +124,10 @@ class SceneQuestionArguments(DataArguments):
     word_vectors: str | None = None
     max_length: int = 100
     min_answer_count: int = 1
+    problem_type: Literal["multi_label_classification", "single_label_classification"] | None = None
     augment: bool = True
     flips: Literal["with_text", "none", "published"] = "with_text"
+    questions_per_scene: int = 1
     hide_situation: bool = False
     batch_norm_momentum: float | None = None
     batch_norm_decay: float = 0.5
@@ -127,6 +139,7 @@ class SceneQuestionArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         self.check_at_least_one("num_points", "max_length", "min_answer_count", "batch_norm_decay_epochs")
+        self.check_at_least_one("questions_per_scene")
         if self.streaming:
             raise ValueError("streaming is set, but all questions are read before training. Remove it.")
         if self.batch_norm_momentum is not None and not 0 < self.batch_norm_momentum <= 1:
@@ -239,6 +252,7 @@ class SituatedQuestionAnswering(Task):
             "id2label": dict(enumerate(answers)),
             "label2id": {answer: number for number, answer in enumerate(answers)},
             "num_point_features": 3 * args.use_color + 3 * args.use_normals + args.use_height,
+            "problem_type": args.problem_type,
         }
         if vectors is None:
             return {**fields, "vocab_size": len(words)}
@@ -272,7 +286,7 @@ class SituatedQuestionAnswering(Task):
     def build_processor(cls, args: SceneQuestionArguments, host: Mapping[str, Any], config: Any) -> SQA3DProcessor:
         answers, scores = cls.find_answers(args)
         words, vectors = cls.find_words(args)
-        names = ("num_points", "use_color", "use_normals", "use_height", "max_length")
+        names = ("num_points", "use_color", "use_normals", "use_height", "max_length", "problem_type")
         return SQA3DProcessor(
             words=words,
             word_vectors=vectors,
@@ -313,14 +327,27 @@ class SituatedQuestionAnswering(Task):
                 )
         return super().dataset(rows, split, training, seed)
 
+    def sampler(self, dataset: Any, batch_size: int, seed: int) -> GroupedSampler | None:
+        size = self.args.questions_per_scene
+        return None if size == 1 else GroupedSampler(dataset, dataset.rows["scene_id"], size, seed)
+
     def collate(self, examples: list[Example]) -> Batch:
         names = ("situation", "question")
-        batch = super().collate([{k: v for k, v in example.items() if k not in names} for example in examples])
+        batch = {}
+        if "scene" in examples[0]:
+            # Of a scene once, what all its questions share.
+            of_scenes = {example["scene"]: example for example in examples}
+            numbers = {scene: number for number, scene in enumerate(of_scenes)}
+            batch["scene_index"] = torch.tensor([numbers[example["scene"]] for example in examples])
+            shared = [{k: v for k, v in e.items() if k.startswith(OF_SCENE)} for e in of_scenes.values()]
+            batch |= super().collate(shared)
+            names += ("scene", *shared[0])
+        batch |= super().collate([{k: v for k, v in example.items() if k not in names} for example in examples])
         if "object_mask" in batch:
             # All rows of padding of a scene are equal: one of them has the same losses as all.
             count = int(batch["object_mask"].sum(dim=1).max()) + 1
             batch |= {name: tensor[:, :count] for name, tensor in batch.items() if name.startswith("object_")}
-        for name in names:
+        for name in ("situation", "question"):
             batch |= self.processor.collate_words(name, [example[name] for example in examples])
         return batch
 
@@ -337,15 +364,14 @@ class SituatedQuestionAnswering(Task):
         poses = batch.get("situation_labels")
         outputs = model(**batch)
         logits = outputs["logits"].float()
-        best = logits.topk(min(NUM_ANSWERS, logits.shape[-1]))
-        columns = {"row": numbers, "answers": best.indices.tolist(), "scores": best.values.sigmoid().tolist()}
+        best = score_answers(logits, self.config.problem_type).topk(min(NUM_ANSWERS, logits.shape[-1]))
+        columns = {"row": numbers, "answers": best.indices.tolist(), "scores": best.values.tolist()}
         if outputs.get("situation") is not None:
             columns["situation"] = outputs["situation"].float().tolist()
         if poses is not None:
             columns["pose"] = poses.tolist()
         if labels is not None:
-            losses = nn.functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").sum(1)
-            columns["loss"] = losses.tolist()
+            columns["loss"] = answer_losses(logits, labels, self.config.problem_type).tolist()
         records = [dict(zip(columns, values)) for values in zip(*columns.values())]
         if self.args.plot_folder is not None and "points" in batch:
             for index, record in enumerate(records):

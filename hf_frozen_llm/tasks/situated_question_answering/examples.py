@@ -21,6 +21,7 @@ from hf_frozen_llm.tasks.situated_question_answering.scenes import (
     read_scene,
     sample_scene,
     turn,
+    without_points,
 )
 
 
@@ -93,26 +94,41 @@ class SceneQuestionTransform:
         self.num_reads: dict[str, int] = {}
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
-        return [self.make_example(row, np.random.default_rng((self.seed, *key))) for row, key in zip(rows, keys)]
+        rngs = [np.random.default_rng((self.seed, *key)) for key in keys]
+        if not (self.training and self.use_points and self.args.questions_per_scene > 1):
+            return [self.make_examples([row], rng)[0] for row, rng in zip(rows, rngs)]
+        of_scenes: dict[str, list[int]] = {}
+        for index, row in enumerate(rows):
+            of_scenes.setdefault(row["scene_id"], []).append(index)
+        examples: dict[int, Example] = {}
+        for number, indices in enumerate(of_scenes.values()):
+            for index, example in zip(indices, self.make_examples([rows[i] for i in indices], rngs[indices[0]])):
+                examples[index] = {**example, "scene": number}
+        return [examples[index] for index in range(len(rows))]
 
-    def make_example(self, row: Row, rng: np.random.Generator) -> Example:
-        texts = {name: row[name] for name in ("situation", "question")}
-        answers = row.get("answers") or []
-        arrays: dict[str, Any] = {}
+    def make_examples(self, rows: Sequence[Row], rng: np.random.Generator) -> list[Example]:
+        """Return examples of questions about the same scene, which share its points."""
         if self.use_points:
-            arrays, is_mirrored = self.read_points(row, [*texts.values(), *answers], rng)
+            scene, poses, is_mirrored = self.read_points(rows, rng)
+        else:
+            scene, is_mirrored = {}, False
+            poses = [None if row.get("pose") is None else np.array(row["pose"], dtype=np.float32) for row in rows]
+        shared = {name: torch.from_numpy(array) for name, array in scene.items()}
+        examples = []
+        for row, pose in zip(rows, poses):
+            texts, answers = [row["situation"], row["question"]], row.get("answers") or []
             if is_mirrored:
-                texts = {name: swap_sides(text) for name, text in texts.items()}
-                answers = [swap_sides(answer) for answer in answers]
-        elif row.get("pose") is not None:
-            arrays["situation_labels"] = np.array(row["pose"], dtype=np.float32)
-        example: Example = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        example["situation"], example["question"] = map(self.processor.find_words, texts.values())
-        if self.args.hide_situation:
-            example["situation"] = [0] * len(example["situation"])
-        if "answers" in row:
-            example["labels"] = self.make_targets(answers)
-        return example
+                texts, answers = list(map(swap_sides, texts)), list(map(swap_sides, answers))
+            example: Example = dict(shared)
+            if pose is not None:
+                example["situation_labels"] = torch.from_numpy(pose)
+            example["situation"], example["question"] = map(self.processor.find_words, texts)
+            if self.args.hide_situation:
+                example["situation"] = [0] * len(example["situation"])
+            if "answers" in row:
+                example["labels"] = self.make_targets(answers)
+            examples.append(example)
+        return examples
 
     def make_targets(self, answers: Sequence[str]) -> torch.Tensor:
         """Return the score of each answer of the model: that of its frequency for the right ones."""
@@ -123,13 +139,13 @@ class SceneQuestionTransform:
         return targets
 
     def read_points(
-        self, row: Row, texts: Sequence[str], rng: np.random.Generator
-    ) -> tuple[dict[str, np.ndarray], bool]:
-        """Return the points of a scene and the labels of its objects and agent, and whether left is now right."""
-        scene_id = row["scene_id"]
+        self, rows: Sequence[Row], rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray | None], bool]:
+        """Return the points of a scene and the labels of its objects, the agents' poses, and whether left is right."""
+        scene_id = rows[0]["scene_id"]
         if self.folder is None:  # a file, without labels
             cloud = self.processor.prepare_points(np.load(scene_id, allow_pickle=False), scene_id)
-            return {"points": cloud[self.processor.choose_points(len(cloud), rng)]}, False
+            return {"points": cloud[self.processor.choose_points(len(cloud), rng)]}, [None] * len(rows), False
         scene = read_scene(self.folder, scene_id)
         num_normalizations = 1
         if self.args.repeat_color_normalization:
@@ -137,25 +153,28 @@ class SceneQuestionTransform:
             num_normalizations = self.num_reads[scene_id] = self.num_reads.get(scene_id, 0) + 1
         choices = self.processor.choose_points(len(scene.points), rng)
         sample = sample_scene(scene, self.processor, choices, scene_id, num_normalizations)
-        if row.get("pose") is not None:
-            sample = place_agent(sample, scene, np.array(row["pose"]))
+        agents = [
+            None if row.get("pose") is None else place_agent(without_points(sample), scene, np.array(row["pose"]))
+            for row in rows
+        ]
         is_mirrored = False
         if self.training and self.args.augment:
             flips, angles, offset = draw_augmentation(rng)
-            flips = self.restrict_flips(flips, texts)
+            flips = self.restrict_flips(flips, rows)
             is_mirrored = flips[0] != flips[1] and self.args.flips == "with_text"
             sample = augment(sample, flips, angles, offset)
+            agents = [agent and augment(agent, flips, angles, offset) for agent in agents]
         arrays = {"points": sample.points, **make_labels(sample, self.mean_sizes)}
-        if row.get("pose") is not None:
-            arrays["situation_labels"] = pose_of(sample)
-        return arrays, is_mirrored
+        return arrays, [agent and pose_of(agent) for agent in agents], is_mirrored
 
-    def restrict_flips(self, flips: tuple[bool, bool], texts: Sequence[str]) -> tuple[bool, bool]:
+    def restrict_flips(self, flips: tuple[bool, bool], rows: Sequence[Row]) -> tuple[bool, bool]:
         """Return flips after which the texts can be true: none, or both, which are a rotation, if they cannot."""
         if self.args.flips == "published":
             return flips
         if self.args.flips == "none":
             return False, False
-        answers = texts[2:]
+        answers = [answer for row in rows for answer in row.get("answers") or []]
+        texts = [row[name] for row in rows for name in ("situation", "question")]
         is_listed = all((a in self.answer_ids) == (swap_sides(a) in self.answer_ids) for a in answers)
-        return flips if is_listed and all(map(can_be_mirrored, texts)) else (flips[0], flips[0])
+        can_be = is_listed and all(map(can_be_mirrored, [*texts, *answers]))
+        return flips if can_be else (flips[0], flips[0])

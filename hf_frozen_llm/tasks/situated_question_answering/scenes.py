@@ -171,6 +171,11 @@ def sample_scene(
     )
 
 
+def without_points(sample: Sample) -> Sample:
+    """Return the sample with its agent and objects alone."""
+    return replace(sample, points=sample.points[:0], semantic=sample.semantic[:0], instances=sample.instances[:0])
+
+
 def place_agent(sample: Sample, scene: Scene, pose: np.ndarray) -> Sample:
     """Return the sample with an agent at a published pose: position from the scene's middle, quaternion x, y, z, w."""
     position = scene.alignment @ np.append(pose[:3] + scene.center, 1)
