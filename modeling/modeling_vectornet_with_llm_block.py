@@ -128,7 +128,9 @@ class VectorNetModel(PreTrainedModel):
 
     def embed(self, vectors: torch.Tensor, vector_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the nodes of the polylines and their identifiers, of shape `(batch, polylines, 2)`."""
-        nodes = self.subgraph(vectors, vector_mask)
+        scales = vectors.new_ones(vectors.shape[-1])
+        scales[:4] = self.config.coordinate_scale
+        nodes = self.subgraph(vectors * scales, vector_mask)
         if self.config.normalize_polylines:
             nodes = nn.functional.normalize(nodes, dim=-1)
         starts = vectors[..., :2].masked_fill(~vector_mask[..., None], torch.finfo(vectors.dtype).max)

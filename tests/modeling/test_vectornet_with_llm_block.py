@@ -214,3 +214,15 @@ def test_an_output_of_zero_is_constant_velocity(block):
         difference -= model(**inputs).trajectories
     steps = torch.arange(1, 7)[:, None] * (last[:, 2:4] - last[:, :2])[:, None]
     torch.testing.assert_close(difference, steps[:, None].expand_as(difference), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_scaled_coordinates_are_read_by_the_subgraph_alone():
+    plain, scaled = (VECTORNET.build(None, coordinate_scale=scale).double() for scale in (1.0, 0.25))
+    vectors = VECTORNET.inputs(2)["polyline_vectors"].double()
+    smaller = torch.cat([vectors[..., :4] / 4, vectors[..., 4:]], dim=-1)
+    mask = torch.ones(vectors.shape[:3], dtype=torch.bool)
+    (nodes, identifiers), (expected, _) = scaled.vectornet.embed(vectors, mask), plain.vectornet.embed(smaller, mask)
+    torch.testing.assert_close(nodes, expected)
+    torch.testing.assert_close(identifiers, plain.vectornet.embed(vectors, mask)[1])
+    assert not torch.allclose(nodes, plain.vectornet.embed(vectors, mask)[0])
