@@ -109,8 +109,10 @@ class MotionForecasting(Task):
 
     @classmethod
     def build_processor(cls, args: MotionDataArguments, host: Mapping[str, Any], config: Any) -> MotionProcessor:
-        names = ("preset", "heading", "num_history_steps", "agent_radius", "lane_radius")
-        names += ("max_agents", "max_lanes", "velocity_changes")
+        names = (
+            *("preset", "heading", "num_history_steps", "agent_radius", "lane_radius", "max_agents", "max_lanes"),
+            "velocity_changes",
+        )
         return MotionProcessor(
             format=FORMATS[config.model_type],
             num_future_steps=config.num_future_steps,

@@ -332,8 +332,8 @@ class SituatedQuestionAnswering(Task):
         return None if size == 1 else GroupedSampler(dataset, dataset.rows["scene_id"], size, seed)
 
     def collate(self, examples: list[Example]) -> Batch:
-        names = ("situation", "question")
-        batch = {}
+        texts, batch = ("situation", "question"), {}
+        left_out = {*texts}
         if "scene" in examples[0]:
             # Of a scene once, what all its questions share.
             of_scenes = {example["scene"]: example for example in examples}
@@ -341,13 +341,13 @@ class SituatedQuestionAnswering(Task):
             batch["scene_index"] = torch.tensor([numbers[example["scene"]] for example in examples])
             shared = [{k: v for k, v in e.items() if k.startswith(OF_SCENE)} for e in of_scenes.values()]
             batch |= super().collate(shared)
-            names += ("scene", *shared[0])
-        batch |= super().collate([{k: v for k, v in example.items() if k not in names} for example in examples])
+            left_out |= {"scene", *shared[0]}
+        batch |= super().collate([{k: v for k, v in example.items() if k not in left_out} for example in examples])
         if "object_mask" in batch:
             # All rows of padding of a scene are equal: one of them has the same losses as all.
             count = int(batch["object_mask"].sum(dim=1).max()) + 1
             batch |= {name: tensor[:, :count] for name, tensor in batch.items() if name.startswith("object_")}
-        for name in ("situation", "question"):
+        for name in texts:
             batch |= self.processor.collate_words(name, [example[name] for example in examples])
         return batch
 

@@ -163,9 +163,9 @@ class SceneQuestionTransform:
             flips = self.restrict_flips(flips, rows)
             is_mirrored = flips[0] != flips[1] and self.args.flips == "with_text"
             sample = augment(sample, flips, angles, offset)
-            agents = [agent and augment(agent, flips, angles, offset) for agent in agents]
+            agents = [None if agent is None else augment(agent, flips, angles, offset) for agent in agents]
         arrays = {"points": sample.points, **make_labels(sample, self.mean_sizes)}
-        return arrays, [agent and pose_of(agent) for agent in agents], is_mirrored
+        return arrays, [None if agent is None else pose_of(agent) for agent in agents], is_mirrored
 
     def restrict_flips(self, flips: tuple[bool, bool], rows: Sequence[Row]) -> tuple[bool, bool]:
         """Return flips after which the texts can be true: none, or both, which are a rotation, if they cannot."""
