@@ -128,6 +128,10 @@ class LLMBlockConfig(PreTrainedConfig):
         layer_dtype (`str`, *optional*):
             Data type of the layer and its norm: `"float64"`, `"float32"`, `"bfloat16"` or `"float16"`. `None` is the
             model's. It overrides `from_pretrained(dtype=…)`.
+        quantization (`"int8"` or `"int4"`, *optional*):
+            Stores the weights of the frozen layer's linear modules in 8 bits, with a scale for each output channel,
+            or in 4, with a scale and a minimum for each 32 inputs. Norms, biases and the projections stay in floating
+            point, and nothing else is ever rounded: not the tokens, not the gradients. Not for layers with experts.
         fast (`bool`, *optional*, defaults to `True`):
             Whether the block may be computed in an exact, cheaper form if there is one, and only for the tokens that
             the head uses; `False` always runs the language model's own layer, for all tokens.
@@ -173,6 +177,7 @@ class LLMBlockConfig(PreTrainedConfig):
     residual: Literal["none", "inner", "outer", "hybrid", "outer_linear"] = "none"
     input_scale: int | float | Literal["balanced"] = 1.0
     layer_dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None
+    quantization: Literal["int8", "int4"] | None = None
     fast: bool = True
     save_weights: bool = True
     fingerprint: str | None = None
@@ -199,6 +204,12 @@ class LLMBlockConfig(PreTrainedConfig):
                 "final_norm='pretrained' contradicts weights='random': a random layer has no pretrained norm. "
                 "Use final_norm='unit' or 'none'."
             )
+        if self.quantization is not None and (self.trainable or self.weights == "shuffled"):
+            setting = "trainable=True" if self.trainable else "weights='shuffled'"
+            raise ValueError(
+                f"quantization={self.quantization!r} contradicts {setting}: only a frozen layer, read or random, is "
+                "quantised. Use quantization=None."
+            )
         if self.input_scale != "balanced":
             scale = cast(float, self.input_scale)
             if isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0):
@@ -213,6 +224,7 @@ class LLMBlockConfig(PreTrainedConfig):
                     f"{self.final_norm!r}. Without a norm it is kind='projections'."
                 )
             layer_fields = {"weights": "pretrained", "trainable": False, "attention": "bidirectional", "rotary": False}
+            layer_fields["quantization"] = None
             if wrong := [name for name, default in layer_fields.items() if getattr(self, name) != default]:
                 raise ValueError(f"kind={self.kind!r} has no LLM layer, so {', '.join(wrong)} cannot be set.")
         super().__post_init__(**kwargs)

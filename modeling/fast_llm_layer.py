@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from .llm_layer_weights import LayerWeights, Projection, is_plain
+from .quantized_linear import QuantizedWeight, Weight, linear, multiply
 
 
 AttentionPlan = Literal["explicit_kv", "host_width", "folded_qkv", "folded_kv"]
@@ -63,15 +64,19 @@ def inverse_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Ten
     """
     Return `(‖W x_t‖² / D + eps)^-½` of tokens `x` of shape `(batch, tokens, d)` and `W` of shape `(D, d)`.
 
-    If `d < D`, `‖W x_t‖²` is computed as `‖Lᵀ x_t‖²` with `L` the Cholesky factor of `WᵀW` in float64. In float32 the
-    form `xᵀ(WᵀW)x` loses half of the digits if `W` is badly conditioned, and can become negative, but its derivatives
-    of every order are as accurate as those of `W x_t`: they are taken from it, and the value from the factor.
+    If `d < D`, `‖W x_t‖²` of more than 2d tokens is computed as `‖Lᵀ x_t‖²` with `L` the Cholesky factor of `WᵀW` in
+    float64. In float32 the form `xᵀ(WᵀW)x` loses half of the digits if `W` is badly conditioned, and can become
+    negative, but its derivatives of every order are as accurate as those of `W x_t`: they are taken from it, and the
+    value from the factor or from `W x_t`.
     """
     width, hidden_size = weight.shape
     if hidden_size >= width:
         squares = F.linear(x, weight).square().sum(-1)
     else:
-        squares = (x.detach() @ _gram_factor(weight.detach()).to(x.dtype)).square().sum(-1)
+        # Few tokens are projected faster than WᵀW is factorised. A compiled model must not look at their number.
+        is_faster = not torch.compiler.is_compiling() and x[..., 0].numel() <= 2 * hidden_size
+        factor = weight.detach().mT if is_faster else _gram_factor(weight.detach()).to(x.dtype)
+        squares = (x.detach() @ factor).square().sum(-1)
         # A forward that nothing differentiates, backward or forward, saves the form.
         if torch.is_grad_enabled() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
             form = (x @ (weight.mT @ weight) * x).sum(-1)
@@ -185,8 +190,11 @@ def _project_output(
 ) -> torch.Tensor:
     """Compute `W_out (h + W_down u)` as `W_out h + (W_out W_down) u`."""
     down, dtype = weights.down, output_weight.dtype
-    down_weight = down.weight.mT if isinstance(down, Conv1D) else down.weight
-    folded = output_weight @ down_weight.to(dtype)
+    if isinstance(down.weight, QuantizedWeight):
+        folded = multiply(output_weight, down.weight, transposed=True)
+    else:
+        down_weight = down.weight.mT if isinstance(down, Conv1D) else down.weight
+        folded = output_weight @ down_weight.to(dtype)
     if down.bias is not None:
         hidden_states = hidden_states + down.bias * weights.down_multiplier
     update = F.linear(update.to(dtype), folded) * weights.down_multiplier
@@ -225,7 +233,7 @@ def _attend_to_host_tokens(
 def _project(hidden_states: torch.Tensor, projection: Projection) -> torch.Tensor:
     """Project to `(batch, tokens, heads, head_dim)`."""
     weight, bias = projection
-    flat = F.linear(hidden_states, weight.flatten(0, 1), None if bias is None else bias.flatten())
+    flat = linear(hidden_states, weight.flatten(0, 1), None if bias is None else bias.flatten())
     return flat.unflatten(-1, weight.shape[:2])
 
 
@@ -234,7 +242,10 @@ def _total_bias(weights: LayerWeights, projection: Projection) -> torch.Tensor |
     weight, bias = projection
     if weights.shift is None:
         return bias
-    shift = weight @ weights.shift
+    if isinstance(weight, QuantizedWeight):
+        shift = multiply(weights.shift, weight.flatten(0, 1)).view(weight.shape[:2])
+    else:
+        shift = weight @ weights.shift
     return shift if bias is None else shift + bias
 
 
@@ -243,7 +254,10 @@ def _project_folded(
 ) -> torch.Tensor:
     """Project, as `_project`, the host's tokens `scaled` by their inverse norms, by a folded matrix."""
     weight, bias = projection[0], _total_bias(weights, projection)
-    folded = weight.flatten(0, 1).to(gained.dtype) @ gained
+    if isinstance(weight, QuantizedWeight):
+        folded = multiply(gained.mT, weight.flatten(0, 1)).mT
+    else:
+        folded = weight.flatten(0, 1).to(gained.dtype) @ gained
     flat = F.linear(scaled, folded, None if bias is None else bias.flatten().to(gained.dtype))
     return flat.unflatten(-1, weight.shape[:2])
 
@@ -297,6 +311,15 @@ def _softmax(
     return torch.cat([scores, sinks], dim=-1).softmax(dim=-1, dtype=dtype)[..., :-1]
 
 
+def _multiply_heads(x: torch.Tensor, weight: Weight, transposed: bool = False) -> torch.Tensor:
+    """Multiply `(batch, tokens, heads, queries of a head, channels)` by a weight `(heads, head_dim, D)`."""
+    if isinstance(weight, torch.Tensor):
+        return torch.einsum("brkgc,kcD->brkgD" if transposed else "brkgD,kcD->brkgc", x, weight)
+    by_head = x.permute(2, 0, 1, 3, 4)
+    product = multiply(by_head.flatten(1, 3), weight, transposed)
+    return product.unflatten(1, by_head.shape[1:4]).permute(1, 2, 0, 3, 4)
+
+
 def _attend_without_keys(
     weights: LayerWeights,
     x: torch.Tensor,
@@ -312,7 +335,7 @@ def _attend_without_keys(
     query = query if weights.query_norm is None else weights.query_norm(query)
     query = _rotate(_rotate(query, cosines), cosines)  # the second time for the keys
     query = query.unflatten(2, (weights.key[0].shape[0], -1))
-    folded_query = torch.einsum("brkgc,kcD->brkgD", query, weights.key[0])
+    folded_query = _multiply_heads(query, weights.key[0], transposed=True)
     # `reshape` makes one matrix product out of many small ones.
     folded_query = (folded_query.to(gained.dtype).reshape(-1, len(gained)) @ gained).view(*query.shape[:-1], -1)
     # Scores and probabilities are scaled by the inverse norms: scaled tokens would be one more tensor to keep.
@@ -326,7 +349,7 @@ def _attend_without_keys(
     mask = None if mask is None else mask[:, :, :, None]
     probabilities = _softmax(weights, scores, mask, (*query.shape[2:4], 1))
     mean = torch.einsum("brkgt,btd->brkgd", probabilities * inverse, x)
-    heads = torch.einsum("brkgD,kcD->brkgc", (mean @ gained.mT).to(query.dtype), weights.value[0])
+    heads = _multiply_heads((mean @ gained.mT).to(query.dtype), weights.value[0])
     if (bias := _total_bias(weights, weights.value)) is not None:
         total = 1.0 if weights.sinks is None else probabilities.sum(dim=-1, keepdim=True).to(heads.dtype)
         heads = heads + bias[:, None] * total

@@ -22,6 +22,7 @@ from transformers import initialization as init
 
 from .checkpoint_files import check_quantization
 from .configuration_llm_block import MAX_LAYERS
+from .quantized_linear import QuantizedLinear, copy_quantized
 
 
 FINAL_NORM_NAMES = (
@@ -247,17 +248,23 @@ def disable_dropout(layers: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def init_random_layers(layers: nn.ModuleList, llm: PreTrainedModel) -> None:
+def init_random_layers(layers: nn.ModuleList, llm: PreTrainedModel, paths: list[str]) -> None:
     """
     Initialise decoder layers as their family does, all modules at once: in GPT-2, a parent scales its child's weights.
 
     Args:
         layers (`nn.ModuleList`): the layers; tensors that are initialised already keep their values.
         llm (`PreTrainedModel`): the language model on the meta device.
+        paths (`list[str]`): the layers' paths in the language model.
 
     Raises:
         `ValueError`: if the family does not initialise some tensor.
     """
+    if any(isinstance(module, QuantizedLinear) for module in layers.modules()):
+        plain_layers = nn.ModuleList([llm.get_submodule(path) for path in paths])
+        init_random_layers(plain_layers.to_empty(device=next(layers.parameters()).device), llm, paths)
+        copy_quantized(plain_layers, layers)
+        return
     tensors = layers.state_dict(keep_vars=True)
     wanted = {n: t for n, t in tensors.items() if t.is_floating_point() and not hasattr(t, "_is_hf_initialized")}
     for tensor in wanted.values():

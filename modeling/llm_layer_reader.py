@@ -14,6 +14,7 @@ from .checkpoint_files import update_digest
 from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
 from .llm_conversion import convert_tensors, find_keys
+from .quantized_linear import QuantizedLinear
 
 
 # Tensors that published layers hold and do not need: rotary frequencies (the configuration gives them), causal masks,
@@ -51,13 +52,14 @@ class LLMLayerReader:
         self.base_model_prefix = base_model_prefix
         self.build_llm = build_llm
 
-    def read(self, targets: dict[str, torch.Tensor], hub_kwargs: dict[str, Any]) -> tuple[str, int]:
+    def read(self, targets: dict[str, torch.Tensor | QuantizedLinear], hub_kwargs: dict[str, Any]) -> tuple[str, int]:
         """
         Copy the checkpoint's tensors into `targets`, one at a time.
 
         Args:
-            targets (`dict[str, torch.Tensor]`): the block's tensors by their names. Those that the model's own
-                checkpoint has initialised keep their values.
+            targets (`dict[str, torch.Tensor]`): the block's tensors by their names in the language model; in place of
+                a quantised weight its [`QuantizedLinear`]. Tensors that the model's own checkpoint has initialised
+                keep their values.
             hub_kwargs (`dict[str, Any]`): `token`, `cache_dir`, `local_files_only`, … for the Hub.
 
         Returns:
@@ -81,7 +83,7 @@ class LLMLayerReader:
             return digest.hexdigest(), checkpoint.bytes_read
 
     def _find_sources(
-        self, checkpoint: LLMCheckpoint, targets: dict[str, torch.Tensor]
+        self, checkpoint: LLMCheckpoint, targets: dict[str, torch.Tensor | QuantizedLinear]
     ) -> dict[str, str | torch.Tensor]:
         """Map the block's names to keys of the checkpoint, or to tensors if these had to be converted."""
         sources: dict[str, str | torch.Tensor] = {}
@@ -132,28 +134,34 @@ class LLMLayerReader:
                 "use the plain checkpoint of this language model, with adapters merged, unquantised."
             )
 
-    def _check_type(self, name: str, target: torch.Tensor | None, tensor: torch.Tensor) -> None:
+    def _check_type(self, name: str, target: torch.Tensor | QuantizedLinear | None, tensor: torch.Tensor) -> None:
         """Refuse integers for a weight."""
-        if not tensor.is_floating_point() and (target is None or target.is_floating_point()):
+        takes_integers = isinstance(target, torch.Tensor) and not target.is_floating_point()
+        if not tensor.is_floating_point() and not takes_integers:
             raise ValueError(
                 f"{self.config.llm_name_or_path} stores {name} as {tensor.dtype}, which cannot be read: it is "
                 "quantised. Use the unquantised checkpoint of this language model."
             )
 
-    def _copy(self, name: str, target: torch.Tensor, tensor: torch.Tensor) -> None:
+    def _copy(self, name: str, target: torch.Tensor | QuantizedLinear, tensor: torch.Tensor) -> None:
         self._check_type(name, target, tensor)
-        if tuple(tensor.shape) != tuple(target.shape):
+        shape = target.shape if isinstance(target, torch.Tensor) else target.shape_in_checkpoint
+        if tuple(tensor.shape) != tuple(shape):
             raise ValueError(
                 f"{self.config.llm_name_or_path}: {name} has the shape {tuple(tensor.shape)} in the checkpoint and "
-                f"{tuple(target.shape)} by its config.json. Weights and configuration are of different models."
+                f"{tuple(shape)} by its config.json. Weights and configuration are of different models."
             )
-        init.copy_(target, tensor)
-        if target.is_floating_point() and target.numel() and not torch.stack(target.aminmax()).isfinite().all():
+        if isinstance(target, QuantizedLinear):
+            target.read_weight(tensor)
+        else:
+            init.copy_(target, tensor)
+        copied: torch.Tensor = target.scale if isinstance(target, QuantizedLinear) else target
+        if copied.is_floating_point() and copied.numel() and not torch.stack(copied.aminmax()).isfinite().all():
             raise ValueError(
-                f"{self.config.llm_name_or_path}: {name} holds NaN or infinite values as {target.dtype}. The "
+                f"{self.config.llm_name_or_path}: {name} holds NaN or infinite values as {copied.dtype}. The "
                 "checkpoint is damaged, or its values do not fit into that type (llm_block.layer_dtype)."
             )
-        target._is_hf_initialized = True  # type: ignore[attr-defined]
+        copied._is_hf_initialized = True  # type: ignore[attr-defined]
 
 
 def find_saved_layer(checkpoint: LLMCheckpoint) -> dict[str, str]:

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from .quantized_linear import QuantizedLinear, Weight
+
 
 # A weight of shape `(heads, head_dim, D)` and a bias of shape `(heads, head_dim)`.
-Projection = tuple[torch.Tensor, torch.Tensor | None]
+Projection = tuple[Weight, torch.Tensor | None]
 # From the layer's input for the query tokens and their concatenated attention heads to the residual stream after the
 # attention and the input of the feed-forward's last projection (its output, where `down` is `None`).
 FeedForward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -78,7 +80,7 @@ def _gated(layer: Any) -> LayerWeights:
     head_dim = attention.head_dim
     if hasattr(attention, "qkv_proj"):
         num_key_value, fused = attention.num_key_value_heads, _by_head(attention.qkv_proj, head_dim)
-        query, key, value = _split(fused, [len(fused[0]) - 2 * num_key_value, num_key_value, num_key_value], dim=0)
+        query, key, value = _split(fused, [fused[0].shape[0] - 2 * num_key_value, num_key_value, num_key_value], dim=0)
     else:
         query, key, value = (_by_head(p, head_dim) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
     is_gemma = hasattr(norm, "eps")  # Gemma stores the weight minus one
@@ -233,9 +235,11 @@ def find_layer_weights(layer: nn.Module, input_projection: nn.Module) -> LayerWe
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Return whether a module is neither adapted, quantised, offloaded nor sharded, and has no hook to skip."""
+    """
+    Return whether a module is neither adapted, quantised by others, offloaded nor sharded, and has no hook to skip.
+    """
     is_projection = hasattr(module, "in_features") or hasattr(module, "nf")
-    if is_projection and type(module) not in (nn.Linear, Conv1D):
+    if is_projection and type(module) not in (nn.Linear, Conv1D, QuantizedLinear):
         return False
     if hasattr(module, "_hf_hook") or module._forward_pre_hooks:
         return False

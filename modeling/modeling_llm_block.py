@@ -32,6 +32,7 @@ from .llm_layer_reader import LLMLayerReader
 from .llm_layer_scale import balanced_input_scale, layer_update_ratio
 from .llm_layer_weights import LayerWeights, find_layer_weights
 from .pretrained_model import LOADING, PreTrainedModelWithLLMBlock, check_stored_tensors
+from .quantized_linear import quantize_linear_modules, targets_of_reading
 
 
 PROJECTION_STD = 0.02  # released image code, models/vit_llama.py
@@ -130,6 +131,8 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if config.final_norm == "pretrained":
             self._llm_paths["final_norm."] = cast(str, built.final_norm_path)
         self._caller = LLMLayerCaller(built, self._llm_config, config.rotary, config.attention == "causal")
+        if config.quantization is not None:
+            quantize_linear_modules(self.llm_layers, config.quantization, built.config.model_type)
         if device.type != "meta":
             self.llm_layers.to_empty(device=device)
         if not config.trainable:
@@ -222,7 +225,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         if not persistent:
             return
         if self.config.weights == "random":
-            init_random_layers(self.llm_layers, self._build_llm())
+            init_random_layers(self.llm_layers, self._build_llm(), list(self._llm_paths.values()))
         else:
             self._read_llm_layers()
 
@@ -237,7 +240,7 @@ class LLMBlock(PreTrainedModelWithLLMBlock):
         )
         tensors = self._named_llm_tensors()
         with self._name_errors() as hub_kwargs:
-            fingerprint, self.bytes_read = reader.read(tensors, hub_kwargs)
+            fingerprint, self.bytes_read = reader.read(targets_of_reading(self, tensors), hub_kwargs)
         stored_block = (LOADING.get() or {}).get("stored_block") or {}
         expected = config.fingerprint or stored_block.get("fingerprint")
         if expected not in (None, fingerprint):

@@ -20,6 +20,7 @@ from .configuration_llm_block import LLMBlockConfig
 from .llm_checkpoint import LLMCheckpoint
 from .llm_layer_reader import find_saved_layer
 from .publishing import is_publishing, leave_out_local_paths, publishing
+from .quantized_linear import QuantizedLinear
 
 
 # Arguments of `from_pretrained` that the model's constructor does not get, but reading the layer needs.
@@ -301,6 +302,13 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         for parameter in getattr(self, self.base_model_prefix).parameters():
             parameter.requires_grad_(False)
 
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        r"""Return the number of parameters as in transformers; a quantised weight counts as the one it stands for."""
+        total = super().num_parameters(only_trainable, exclude_embeddings)
+        quantized = [] if only_trainable else [m for m in self.modules() if isinstance(m, QuantizedLinear)]
+        stored = sum(p.numel() for m in quantized for n, p in m.named_parameters() if n != "bias")
+        return total - stored + sum(m.out_features * m.in_features for m in quantized)
+
     def print_trainable_parameters(self) -> None:
         """Print the number of trained parameters, of all parameters, and their ratio."""
         trainable, total = self.num_parameters(only_trainable=True), self.num_parameters()
@@ -331,12 +339,13 @@ def check_stored_tensors(block: Any) -> None:
     stored_block = loading["stored_block"]
     if stored_block.get("kind", "llm") != block.config.kind:
         return  # `_check_same_layer` will raise the error
+    requantizes = stored_block.get("quantization") != block.config.quantization
     tensors = block.state_dict(keep_vars=True)
     missing = [n for n, t in tensors.items() if not (t.is_meta or getattr(t, "_is_hf_initialized", False))]
     if len(missing) == len(tensors):
         loading["stored_block"] = None  # only a host, as `model.vit.save_pretrained` writes it
         return
-    if not stored_block.get("save_weights", True):
+    if not stored_block.get("save_weights", True) or requantizes:
         missing = [name for name in missing if name not in block._llm_tensor_names]
     if stored_block.get("residual") != "outer_linear":
         missing = [name for name in missing if not name.startswith("skip_projection.")]
@@ -378,6 +387,12 @@ def _check_same_layer(block: Any, stored_block: dict[str, Any], source: str) -> 
                 f"{getattr(config, field)!r} while loading it: its weights are of that layer. Build the "
                 "model that you want by `Model(config)`, or from the checkpoint of its host."
             )
+    if stored.quantization != config.quantization and stored.save_weights and stored.fingerprint is None:
+        raise ValueError(
+            f"llm_block.quantization of {source} is {stored.quantization!r} and cannot be changed to "
+            f"{config.quantization!r} while loading it: the layer that it holds, random or modified, cannot be read "
+            "from the language model again."
+        )
     if stored.residual != config.residual and "outer_linear" in (stored.residual, config.residual):
         raise ValueError(
             f"llm_block.residual of {source} is {stored.residual!r} and cannot be changed to {config.residual!r} "

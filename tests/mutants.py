@@ -545,6 +545,20 @@ MUTANTS = [
         "tests/modeling/test_stochastic_depth.py::test_rates_rise_linearly_and_branches_are_dropped_whole",
     ),
     Mutant(
+        "int8 divides by the largest signed weight",
+        "modeling/quantized_linear.py",
+        "scale = weight.abs().amax(dim=1, keepdim=True) / 127",
+        "scale = weight.amax(dim=1, keepdim=True) / 127",
+        "tests/modeling/test_quantization.py::test_values_are_those_of_the_definition",
+    ),
+    Mutant(
+        "backward of a quantised module by the weight itself",
+        "modeling/quantized_linear.py",
+        "ctx.in_features, not ctx.transposed), *[None] * 5",
+        "ctx.in_features, ctx.transposed), *[None] * 5",
+        "tests/modeling/test_quantization.py::test_a_linear_module",
+    ),
+    Mutant(
         "the average is one step late",
         "hf_frozen_llm/training/ema.py",
         "decay_at(state.global_step,",

@@ -13,6 +13,7 @@ from hf_frozen_llm.modeling.checkpoint_files import digest_tensors
 from hf_frozen_llm.modeling.configuration_llm_block import LLMBlockConfig
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint
 from hf_frozen_llm.modeling.llm_layer_reader import find_saved_layer
+from hf_frozen_llm.modeling.quantized_linear import QuantizedLinear
 from hf_frozen_llm.training.results import count_parameters, load_own_config
 
 
@@ -61,6 +62,7 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
                 f"{block.layer_index} of {text_config.num_hidden_layers} ({block.llm_config.model_type}, width "
                 f"{text_config.hidden_size}), weights {block.weights}, {'trained' if block.trainable else 'frozen'}"
             )
+            facts["bytes of the layer"] = describe_bytes(model)
             is_included = any(".llm_layers." in f".{name}" for name in weight_names(name_or_path))
             facts["layer's weights"] = "included" if is_included else "left out, loading reads them from the LLM again"
             if verify:
@@ -71,6 +73,19 @@ def describe_checkpoint(name_or_path: str, verify: bool = False) -> dict[str, st
     forward, step = count_flops(config, batch_size=64)
     facts["GFLOP for one input"] = f"{forward / 1e9:,.3f} forward, {step / 1e9:,.3f} in a training step of 64"
     return facts
+
+
+def describe_bytes(model: Any) -> str:
+    """Return the bytes of an LLM layer in memory, and the bits of a weight with its share of scales."""
+    block = model._get_llm_block()
+    tensors = block._named_llm_tensors().values()
+    linears = [m for m in block.modules() if isinstance(m, QuantizedLinear)]
+    size = f"{sum(tensor.nbytes for tensor in tensors):,}"
+    if not linears:
+        return f"{size}, as {str(block._dtype_of_layers()).removeprefix('torch.')}"
+    stored = sum(p.nbytes for m in linears for name, p in m.named_parameters() if name != "bias")
+    bits = 8 * stored / sum(m.out_features * m.in_features for m in linears)
+    return f"{size}, as {block.config.quantization} ({bits:.1f} bits per weight with its scales)"
 
 
 def verify_layer(name_or_path: str, config: LLMBlockConfig) -> str:

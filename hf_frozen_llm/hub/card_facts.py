@@ -108,6 +108,7 @@ def describe_block(model: SavedModel, licence: str | None) -> dict[str, str]:
             "licence of the language model": licence,
             "layer": list_layers(model),
             "weights": block.weights,
+            "quantisation of the frozen layer": block.quantization,
             "included in this repository": "yes"
             if has_layer(model)
             else "no: loading reads it from the language model",

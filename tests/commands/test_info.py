@@ -63,6 +63,18 @@ def test_of_a_frozen_layer(save_weights, llm, tmp_path, capsys):
     assert all(value in printed for value in facts.values())
 
 
+def test_bytes_of_a_quantized_layer(llm, tmp_path):
+    model = save(tmp_path / "model", LLMBlockConfig(llm_name_or_path=llm, quantization="int4"))
+    facts = describe_checkpoint(str(tmp_path / "model"))
+    size = sum(tensor.nbytes for tensor in model.llm_block._named_llm_tensors().values())
+    assert facts["bytes of the layer"].startswith(f"{size:,}, as int4 (")
+    save(tmp_path / "plain", LLMBlockConfig(llm_name_or_path=llm))
+    facts_of_plain = describe_checkpoint(str(tmp_path / "plain"))
+    assert facts["parameters"] == facts_of_plain["parameters"]
+    assert facts["GFLOP for one input"] == facts_of_plain["GFLOP for one input"]
+    assert facts_of_plain["bytes of the layer"].endswith(", as float32")
+
+
 def test_of_controls_and_of_the_plain_host(llm, tmp_path):
     save(tmp_path / "plain", None)
     facts = describe_checkpoint(str(tmp_path / "plain"))

@@ -46,12 +46,14 @@ def worst_error(actual, expected):
     return ((actual.detach().double() - expected.detach()).abs() / expected.detach()).max().item()
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("spectrum", list(SPECTRA))
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
-def test_real_widths(widths, spectrum):
+def test_real_widths(widths, spectrum, many):
     weight, _ = projection(widths, spectrum)
-    x = torch.randn(2, 197, widths[1])
-    x[1] *= 60  # an `input_scale`
+    # more than 2d, or as few as an image has
+    x = torch.randn(5 if many else 1, 197, widths[1])
+    x[-1] *= 60  # an `input_scale`
     x.requires_grad_()
     weight.requires_grad_()
     inverse = inverse_norm(x, weight, 1e-6)
@@ -68,7 +70,7 @@ def test_real_widths(widths, spectrum):
 def test_tokens_in_weak_directions(widths, spectrum):
     """No worse than 10 times the error of projecting these tokens in float32."""
     weight, directions = projection(widths, spectrum)
-    x = (torch.randn(2, 50, 8).double() @ directions[:, -8:].mT).float()
+    x = (torch.randn(2, 400, 8).double() @ directions[:, -8:].mT).float()
     eps = 1e-12 if "condition" in spectrum else 1e-6  # without a norm, only the epsilon is more than rounding
     expected = exact(x, weight, eps)
     plain = ((x @ weight.mT).square().mean(-1) + eps).rsqrt()
@@ -82,14 +84,15 @@ def test_columns_that_are_zero_equal_or_small(widths):
     weight[:, 3:9] = 0
     weight[:, 20:60] = weight[:, 60:61]
     weight[:, 100:110] *= 1e-12
-    x = torch.randn(2, 197, widths[1])
+    x = torch.randn(5, 197, widths[1])
     assert worst_error(inverse_norm(x, weight, 1e-6), exact(x, weight, 1e-6)) < 1e-5
-    assert torch.equal(inverse_norm(x, torch.zeros_like(weight), 1e-4), torch.full((2, 197), 1e-4).rsqrt())
+    assert torch.equal(inverse_norm(x, torch.zeros_like(weight), 1e-4), torch.full((5, 197), 1e-4).rsqrt())
 
 
 @pytest.mark.parametrize("widths", [(16, 6), (6, 6), (3, 6)], ids=str)
-def test_derivatives(widths):
-    x, weight = torch.randn(2, 3, widths[1]).double(), torch.randn(widths).double()
+@pytest.mark.parametrize("batch", [1, 5])
+def test_derivatives(widths, batch):
+    x, weight = torch.randn(batch, 3, widths[1]).double(), torch.randn(widths).double()
     torch.testing.assert_close(inverse_norm(x, weight, 1e-6), exact(x, weight, 1e-6), rtol=1e-11, atol=0)
     x.requires_grad_(), weight.requires_grad_()
     assert torch.autograd.gradcheck(
@@ -98,8 +101,9 @@ def test_derivatives(widths):
     assert torch.autograd.gradgradcheck(lambda x, w: inverse_norm(x, w, 1e-6), (x, weight), check_fwd_over_rev=True)
 
 
-def test_same_value_without_derivatives():
-    x, weight = torch.randn(2, 5, 6), torch.randn(16, 6, requires_grad=True)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_same_value_without_derivatives(batch):
+    x, weight = torch.randn(batch, 5, 6), torch.randn(16, 6, requires_grad=True)
     expected = inverse_norm(x, weight, 1e-6)
     with torch.no_grad():
         assert torch.equal(inverse_norm(x, weight, 1e-6), expected)
