@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .commands.check import check
     from .commands.plot import plot
     from .commands.predict import predict
+    from .commands.robustness import evaluate_suites
     from .commands.train import train
     from .conversion import convert_released_checkpoint
     from .hub.push import push
@@ -77,6 +78,7 @@ COMMANDS = {
     "check": ".commands.check",
     "convert_released_checkpoint": ".conversion",
     "evaluate": ".training.evaluate",
+    "evaluate_suites": ".commands.robustness",
     "plot": ".commands.plot",
     "predict": ".commands.predict",
     "push": ".hub.push",
@@ -135,6 +137,7 @@ __all__ = [
     "check",
     "convert_released_checkpoint",
     "evaluate",
+    "evaluate_suites",
     "plot",
     "predict",
     "push",

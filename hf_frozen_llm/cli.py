@@ -64,21 +64,66 @@ def train(
     end_distributed()
 
 
-@app.command(cls=EvaluationCommand, context_settings=KEYS, options_metavar="[--KEY VALUE]...")
+@app.command(
+    cls=EvaluationCommand,
+    context_settings=KEYS,
+    options_metavar="[MODEL]... [--suite NAME,NAME,... [--suite_folder ROOT] [--output NAME]] [--KEY VALUE]...",
+)
 def evaluate(
     context: typer.Context,
-    model: str = typer.Argument(help="Folder or Hub id of the model."),
+    model: str = typer.Argument(help="Folder or Hub id of the model; with --suite, several before all keys."),
+    suite: str | None = typer.Option(
+        None,
+        "--suite",
+        help="Robustness of image classifiers: clean, corruptions, fgsm, pgd, imagenet, imagenet-v2, imagenet-real, "
+        "imagenet-c, imagenet-a, imagenet-r, imagenet-sketch.",
+    ),
+    suite_folder: str | None = typer.Option(
+        None, "--suite-folder", help="Folder of the published test sets, each in a folder of its suite's name."
+    ),
+    wnids: str | None = typer.Option(
+        None, "--wnids", help="File with the WordNet id of each label of the models, a line each."
+    ),
+    output: str | None = typer.Option(None, "--output", help="NAME.csv and NAME.png of --suite.  [robustness]"),
+    baseline: str | None = typer.Option(
+        None, "--baseline", help="The model to which the mean corruption error of `corruptions` relates."
+    ),
+    unreadable: str | None = typer.Option(
+        None, "--unreadable", help="error, or skip: leave out, list and count images that cannot be decoded.  [error]"
+    ),
 ) -> None:
     """
-    Evaluate a saved MODEL on a split of a data set.
+    Evaluate a saved MODEL on a split of a data set, or several on suites of robustness.
 
     --dataset_name and --split choose the data, --recipe takes the data settings of a recipe; without any of them the
     model is evaluated on the eval_split of its training. Results are printed, and written to eval_results.json beside
-    the model (--output_file). --corruption corrupts images; the results then have a file of their own.
+    the model (--output_file). --corruption corrupts images; the results then have a file of their own. With --suite,
+    all results are in one table and one figure.
     """
-    from hf_frozen_llm.training.evaluate import evaluate
+    words = key_flags(context)
+    count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    options = {
+        "suite_folder": suite_folder,
+        "wnids": wnids,
+        "output": output,
+        "baseline": baseline,
+        "unreadable": unreadable,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if suite is not None:
+        from hf_frozen_llm.commands.robustness import evaluate_suites
 
-    evaluate(model, key_flags(context))
+        suites = [name.strip() for name in suite.split(",") if name.strip()]
+        evaluate_suites([model, *words[:count]], suites, words[count:], **given)
+    elif given or count:
+        raise ValueError(
+            f"{' '.join([*(f'--{name}' for name in given), *words[:count]])}: this needs --suite, such as `--suite "
+            "clean,corruptions`; without it, one model is evaluated."
+        )
+    else:
+        from hf_frozen_llm.training.evaluate import evaluate
+
+        evaluate(model, words)
     end_distributed()
 
 

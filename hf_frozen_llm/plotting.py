@@ -232,6 +232,56 @@ def plot_curves(
     figure.savefig(path, format=format)
 
 
+def plot_robustness(path: str | Path, table: pd.DataFrame) -> None:
+    """
+    Write the accuracies of several models on suites of robustness: a panel of all suites and, for each suite with
+    corruptions, a panel of these, each the mean of its severities, and one of the severities.
+
+    Args:
+        path (`str` or `Path`):
+            The file to write, a PNG.
+        table (`pandas.DataFrame`):
+            A row for each `model`, `suite`, `corruption` (`"mean"` of all), `severity` and `metric`, with a `value`.
+    """
+    top1 = table[table.metric == "top1"]
+    models = list(dict.fromkeys(top1.model))
+    single, mean = top1[(top1.corruption == "") | (top1.corruption == "mean")], top1.corruption == "mean"
+    corrupted = top1[(top1.corruption != "") & ~mean]
+    panels = [("suite", single, "top-1 % (of corruptions: the mean)" if mean.any() else "top-1 %")]
+    for suite, of_suite in corrupted.groupby("suite", sort=False):
+        panels.append(("corruption", of_suite, f"{suite}: top-1 %, mean of the severities"))
+        panels.append(("severity", of_suite, f"{suite}: top-1 %, mean of the corruptions"))
+    counts = [part[key].nunique() for key, part, _ in panels]
+    # In inches: a group of dots has a line of 0.26.
+    heights = [0.9 + 0.26 * count for count in counts]
+    figure = new_figure(8, sum(heights) + 0.4 + 0.22 * len(models))
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=counts)[:, 0]
+    for axis, (key, part, label) in zip(axes, panels):
+        names = list(dict.fromkeys(part[key]))
+        for number, model in enumerate(models):
+            values = 100 * part[part.model == model].groupby(key).value.mean().reindex(names)
+            shift = 0.5 * ((number + 0.5) / len(models) - 0.5)
+            axis.plot(
+                values,
+                np.arange(len(names)) + shift,
+                "o",
+                color=LINE_COLORS[number % len(LINE_COLORS)],
+                markersize=5,
+                label=model,
+            )
+        axis.set_yticks(range(len(names)), [str(name).replace("_", " ") for name in names])
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_xlim(0, 100)
+        axis.set_xlabel(label)
+        if key == "severity":
+            axis.set_ylabel("severity")
+        style_axis(axis)
+    figure.set_layout_engine("constrained")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", frameon=False)
+    figure.savefig(path, format="png")
+
+
 def plot_confusion_matrix(path: str | Path, table: pd.DataFrame) -> None:
     """
     Write a confusion matrix: counts, coloured by their share of the row.

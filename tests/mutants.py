@@ -586,4 +586,32 @@ MUTANTS = [
         "return scale(step)",
         "tests/training/test_optimizer.py::test_cosine_by_its_definition",
     ),
+    Mutant(
+        "all classes compete on ImageNet-A",
+        "hf_frozen_llm/tasks/image_classification/suites.py",
+        "masked[:, self.classes] = logits[:, self.classes]",
+        "masked = logits",
+        "tests/tasks/test_image_suites.py::test_folders_of_wnids",
+    ),
+    Mutant(
+        "ImageNet's numbers in the order of the labels",
+        "hf_frozen_llm/tasks/image_classification/suites.py",
+        "return [known[wnid] for wnid in sorted(known)]",
+        "return [known[wnid] for wnid in known]",
+        "tests/tasks/test_image_suites.py::test_imagenet_v2_has_numbers",
+    ),
+    Mutant(
+        "attacks spare images of confident models",
+        "hf_frozen_llm/tasks/image_classification/attacks.py",
+        'getattr(attacker, "fgsm", attacker).zero_thresh = 0.0',
+        "pass",
+        "tests/tasks/test_image_attacks.py::test_it_is_not_fooled_by_small_gradients",
+    ),
+    Mutant(
+        "pixels of glass are swapped",
+        "hf_frozen_llm/tasks/image_classification/corruptions.py",
+        "sources[target] = sources[source]",
+        "sources[target], sources[source] = sources[source], sources[target]",
+        "tests/tasks/test_image_corruption_kinds.py::test_pixels_are_those_of_the_definition",
+    ),
 ]

@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import datasets
 import numpy as np
@@ -31,6 +31,49 @@ Record: TypeAlias = dict[str, Any]
 Predict: TypeAlias = Callable[[Batch], list[Record]]
 
 NUM_DRAWN_ANSWERS = 5
+
+
+class SuiteSource(NamedTuple):
+    """
+    The source of suites of robustness.
+
+    Args:
+        split (`str`, *optional*): the split of the model's own data, for suites that change it.
+        folder (`str`, *optional*): the folder of published test sets, a folder in it for each.
+        wnids (`str`, *optional*): a file with the WordNet id of each label of the model.
+    """
+
+    split: str | None = None
+    folder: str | None = None
+    wnids: str | None = None
+
+
+class SuitePart(NamedTuple):
+    """
+    A data set of a suite.
+
+    Args:
+        build (`Callable`):
+            Returns a task whose records have `scores` (`{"top1": 1.0}`), its data set, and the number of rows that
+            were left out because they have no target.
+        data (`str`):
+            The data, for results.
+        corruption (`str`, *optional*, defaults to `""`):
+            The corruption of the data, if the suite has several.
+        severity (`int`, *optional*):
+            Its severity.
+        constants (`str`, *optional*, defaults to `""`):
+            What was done to the data, for results.
+        published_error (`float`, *optional*):
+            Error under this corruption, over all severities, of the model to which mean corruption errors relate.
+    """
+
+    build: Callable[[], tuple["Task", Any, int]]
+    data: str
+    corruption: str = ""
+    severity: int | None = None
+    constants: str = ""
+    published_error: float | None = None
 
 
 class EvaluationLoop(Protocol):
@@ -103,6 +146,13 @@ class Task(ABC):
     def find_main_metric(cls, settings: Mapping[str, Any]) -> Metric:
         """Return the metric by which runs with these settings of a recipe are compared."""
         return cls.main_metric
+
+    def suite_parts(self, suite: str, source: SuiteSource) -> list[SuitePart]:
+        """
+        Return the data sets of a suite of robustness, such as one for each corruption and severity. Refuse a suite
+        that cannot be evaluated now, not when a part of it is built.
+        """
+        raise ValueError(f"suite is {suite!r}, but there are no suites for {self.name}.")
 
     def check_evaluation(self, rows: HFDataset, metric_for_best_model: str | None = None) -> None:
         """Refuse rows on which a metric is not defined, and a best model by a metric that is not computed."""

@@ -28,7 +28,7 @@ from hf_frozen_llm.tasks.image_classification.data import (
     find_image_size,
     read_published_processor,
 )
-from hf_frozen_llm.tasks.task import Batch
+from hf_frozen_llm.tasks.task import Batch, SuitePart, SuiteSource
 
 
 @dataclass
@@ -60,8 +60,8 @@ class ImageDataArguments(AugmentationArguments, ClassificationArguments):
             Train on images of the model's size, moved at random by as many pixels at most, over black, instead of
             crops by `random_crop_scale`: 4 is usual for CIFAR, 0 is the whole image.
         corruption (`str`, *optional*):
-            Corrupt the images in `evaluate` and `predict`, not in training, by `gaussian_noise`, `defocus_blur`,
-            `brightness`, `contrast` or `jpeg_compression`. Images of at most 64 pixels a side are corrupted at their
+            Corrupt the images in `evaluate` and `predict`, not in training, by one of the 15 corruptions of
+            ImageNet-C, such as `gaussian_noise` or `fog`. Images of at most 64 pixels a side are corrupted at their
             own size, with the constants of CIFAR-10-C; larger ones at the size of the model's input, with those of
             ImageNet-C.
         corruption_severity (`int`, *optional*, defaults to 3):
@@ -167,6 +167,11 @@ class ImageClassification(ClassificationTask):
             options = {"augmentation": build_augmentation(self.args, (size["height"], size["width"]))}
             options["as_bytes"] = self.args.changes_batches
         return ImageTransform(self.args, split, self.processor, self.label_ids(rows), seed, **options)
+
+    def suite_parts(self, suite: str, source: SuiteSource) -> list[SuitePart]:
+        from hf_frozen_llm.tasks.image_classification.suites import find_suite_parts
+
+        return find_suite_parts(self, suite, source)
 
     def sampler(self, dataset: Any, batch_size: int, seed: int) -> torch.utils.data.Sampler | None:
         return self.augmentation.sampler(dataset, batch_size, seed)

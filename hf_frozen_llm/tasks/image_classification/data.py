@@ -185,6 +185,7 @@ class ImageTransform(ClassificationTransform):
         self.augmentation = augmentation
         self.corruption = corruption
         self.as_bytes = as_bytes
+        self.keeps_size = False  # images that have the model's size are not resized, and not cropped
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
         images, labels = [], []
@@ -197,13 +198,22 @@ class ImageTransform(ClassificationTransform):
                 image = self.augmentation(image, np.random.default_rng((self.seed, *key)))
             if self.corruption is not None:
                 image = self.corrupt(image, self.corruption)
+            elif self.keeps_size and image.size != self.model_size:
+                image = self.fit(image)
             images.append(image)
         is_fitted = (self.augmentation is not None and self.augmentation.resizes) or self.corruption is not None
+        is_fitted = is_fitted or self.keeps_size
         options = {"do_resize": False, "do_center_crop": False} if is_fitted else {}
         if self.as_bytes:
             options |= {"do_rescale": False, "do_normalize": False}
         pixel_values = self.processor(images, return_tensors="pt", **options)["pixel_values"]
         return [{"pixel_values": pixels, **label} for pixels, label in zip(pixel_values, labels)]
+
+    @property
+    def model_size(self) -> tuple[int, int]:
+        """Return the width and height of the model's input."""
+        size = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
+        return size["width"], size["height"]
 
     def corrupt(self, image: Image.Image, corruption: str) -> Image.Image:
         """Corrupt a small image at its own size and a larger one at the model's; return it at the model's size."""
