@@ -62,6 +62,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .commands.ablate import ablate
+    from .commands.analyze import analyze
     from .commands.check import check
     from .commands.plot import plot
     from .commands.predict import predict
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
 # Imported on first use: the models themselves need neither datasets nor peft.
 COMMANDS = {
     "ablate": ".commands.ablate",
+    "analyze": ".commands.analyze",
     "check": ".commands.check",
     "convert_released_checkpoint": ".conversion",
     "evaluate": ".training.evaluate",
@@ -133,6 +135,7 @@ __all__ = [
     "VisionWithLLMBlockModel",
     "__version__",
     "ablate",
+    "analyze",
     "auto",
     "check",
     "convert_released_checkpoint",

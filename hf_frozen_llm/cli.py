@@ -262,6 +262,33 @@ def plot(
 
 
 @app.command()
+def analyze(
+    models: list[str] = typer.Argument(help="Folders of saved image models, of one task."),  # noqa: B008
+    data: str = typer.Option(help="Folder of images and masks: images/ and masks/, VOC, or ImageNet-S."),
+    output: str = typer.Option(help="Folder for the table and the figures."),
+    at: list[str] = typer.Option(  # noqa: B008
+        [], help="A tap point, such as attention; repeat it for several. All by default."
+    ),
+    batch_size: int = typer.Option(32, "--batch-size", help="Images in a forward."),
+    max_images: int | None = typer.Option(None, "--max-images", help="Take only as many images, evenly spaced."),
+    curve_images: int = typer.Option(
+        32, "--curve-images", help="Images for deletion, insertion and gradient coherence; 0 leaves them out."
+    ),
+    device: str | None = typer.Option(None, help="cpu, or a GPU such as cuda:0; by default a GPU if there is one."),
+) -> None:
+    """
+    Compare what the LLM blocks of MODELS look at with masks of the objects.
+
+    Writes analysis.csv, analysis.md and figures: activation maps over images, scores at every tap point with
+    intervals, measures of the tokens, deletion and insertion curves.
+    """
+    from hf_frozen_llm.commands.analyze import analyze
+
+    analyze(models, data, output, at, batch_size, max_images, curve_images, device)
+    print(Path(output) / "analysis.md")
+
+
+@app.command()
 def layer(
     llm: str = typer.Argument(help="Hub id, folder or .gguf file of the language model."),
     layer_index: list[int] = typer.Option(  # noqa: B008

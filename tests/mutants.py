@@ -614,4 +614,26 @@ MUTANTS = [
         "sources[target], sources[source] = sources[source], sources[target]",
         "tests/tasks/test_image_corruption_kinds.py::test_pixels_are_those_of_the_definition",
     ),
+    # What the block looks at.
+    Mutant(
+        "magnitudes centred over the channels",
+        "hf_frozen_llm/analysis/measures.py",
+        "return (tokens - tokens.mean(1, keepdim=True)).norm(dim=-1)",
+        "return (tokens - tokens.mean(2, keepdim=True)).norm(dim=-1)",
+        "tests/analysis/test_measures.py::test_magnitude_as_the_paper_defines_it",
+    ),
+    Mutant(
+        "the held-out threshold is chosen by the same images",
+        "hf_frozen_llm/analysis/scores.py",
+        "of_thresholds[other].mean(0).argmax()",
+        "of_thresholds[half].mean(0).argmax()",
+        "tests/analysis/test_masks_and_scores.py::test_thresholds_come_from_the_other_half",
+    ),
+    Mutant(
+        "a model keeps the plain path after its tokens were taken",
+        "hf_frozen_llm/analysis/activations.py",
+        "        block.config.fast = before\n",
+        "        pass\n",
+        "tests/analysis/test_activations.py::test_of_every_model",
+    ),
 ]

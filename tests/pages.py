@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cutouts
 import furniture_rooms
 import moving_pictures
 import pytest
@@ -125,6 +126,10 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
             few = ["--dataset", "cifar10", "--train", "16", "--test", "8"]
             monkeypatch.setattr("sys.argv", [*words[1:], *few])
             moving_pictures.main()
+        case ["python", "examples/cutouts.py", *_]:
+            assert (REPO / words[1]).is_file()
+            monkeypatch.setattr("sys.argv", [*words[1:], "--count", "12", "--size", "32"])
+            cutouts.main()
         case ["python", "examples/furniture_points.py"]:
             # It needs Debian's packages; the page's preparation writes a small file instead.
             assert (REPO / words[1]).is_file() and Path("furniture_points.npz").is_file()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import moving_pictures
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import transformers
@@ -20,6 +19,7 @@ import yaml
 from host_table import HOST_TABLE
 from hub_pages import CARDS, HUB
 from hub_server import HubServer
+from image_pages import ANALYSIS, METRICS
 from motion_pages import MOTION_FORECASTING
 from pages import (
     LLM,
@@ -32,7 +32,6 @@ from pages import (
     commands,
     prepare_images,
     run_command,
-    table_rows,
 )
 from paths import REPO, shared_dir
 from safetensors import safe_open
@@ -43,8 +42,6 @@ from tiny_runs import TINY_RUN, write_color_images, write_npz, write_parquet, wr
 from hf_frozen_llm import LLMBlockConfig, VisionWithLLMBlockConfig, VisionWithLLMBlockForImageClassification
 from hf_frozen_llm.cli import app, main
 from hf_frozen_llm.tasks import TASKS
-from hf_frozen_llm.tasks.image_classification.corruptions import CORRUPTIONS
-from hf_frozen_llm.tasks.image_classification.suites import SUITES
 from hf_frozen_llm.training.arguments import RunArguments
 from hf_frozen_llm.training.recipe import read_recipe
 
@@ -122,33 +119,6 @@ def check_own_data(text: str, ran: list[list[str]], after: list[AfterBlock]) -> 
 
 
 OWN_DATA = Page("docs/train_on_your_own_data.md", check=check_own_data)
-
-
-# docs/metrics.md
-
-
-def prepare_metrics(hub: HubServer, folder: Path) -> None:
-    prepare_images(hub, folder)
-    for suite in ("imagenet-a", "imagenet-r"):
-        for label, wnid in (("cat", "n02123045"), ("dog", "n02084071")):
-            shutil.copytree(f"pictures/test/{label}", f"path/to/test_sets/{suite}/{wnid}")
-    Path("wnids.txt").write_text("n02123045 cat\nn02084071 dog\n")
-
-
-def check_metrics(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
-    corrupted = json.loads(Path("runs/pictures/eval_results_gaussian_noise_3.json").read_text())
-    assert corrupted["dataset"]["corruption"] == "gaussian_noise" and corrupted["dataset"]["corruption_severity"] == 3
-    rows, shifted = pd.read_csv("robustness.csv"), pd.read_csv("shifted.csv")
-    assert rows.suite.tolist() == ["clean", *["corruptions"] * 75, "fgsm", "pgd", "corruptions"]
-    assert shifted.suite.tolist() == ["imagenet-a", "imagenet-r"] and set(shifted["count"]) == {16}
-    assert Path("robustness.png").is_file() and Path("shifted.png").is_file()
-    own = [name for row in table_rows(text, "suite |") for name in re.findall(r"`([\w-]+)`", row[0])]
-    assert sorted(own) == sorted(SUITES)
-    listed = [name for row in table_rows(text, "corruptions |") for name in re.findall(r"`(\w+)`", row[0])]
-    assert sorted(listed) == sorted(CORRUPTIONS)
-
-
-METRICS = Page("docs/metrics.md", prepare_metrics, check=check_metrics, trained=["runs/pictures"])
 
 
 # docs/save_and_load.md
@@ -393,6 +363,7 @@ QUESTIONS_ABOUT_SCENES = Page("docs/questions_about_3d_scenes.md", prepare_rooms
 
 PAGES = [
     README,
+    ANALYSIS,
     Page("docs/ablations.md"),
     CONCEPTS,
     Page("docs/distributed.md", trained=["runs/vit_tiny_cifar10_smollm2"]),

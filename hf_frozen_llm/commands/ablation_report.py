@@ -108,8 +108,7 @@ def summarize_differences(differences: np.ndarray, delta: float) -> dict[str, fl
 
     deviation = float(differences.std(ddof=1))
     half = float(stats.t.ppf(1 - SIGNIFICANCE / 2, count - 1)) * deviation / math.sqrt(count)
-    means = np.random.default_rng(0).choice(differences, (RESAMPLES, count)).mean(1)
-    low, high = np.quantile(means, [SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2]).tolist()
+    low, high = bootstrap_interval(differences)
     return {
         "seeds": count,
         "difference": mean,
@@ -120,6 +119,15 @@ def summarize_differences(differences: np.ndarray, delta: float) -> dict[str, fl
         "bootstrap_high": high,
         "seeds_needed": count_seeds(delta, deviation),
     }
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of values: percentiles of the means of resampled values."""
+    rng, count = np.random.default_rng(0), len(values)
+    rows = max(1, min(RESAMPLES, 2**24 // count))  # resamples that fit into memory at a time
+    means = [rng.choice(values, (min(rows, RESAMPLES - start), count)).mean(1) for start in range(0, RESAMPLES, rows)]
+    low, high = np.quantile(np.concatenate(means), [SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2]).tolist()
+    return low, high
 
 
 def count_seeds(delta: float, deviation: float) -> int:
