@@ -100,7 +100,7 @@ MUTANTS = [
     Mutant(
         "integers as weights",
         "modeling/llm_layer_reader.py",
-        "if not tensor.is_floating_point() and (target is None or target.is_floating_point()):",
+        "if not tensor.is_floating_point() and not takes_integers:",
         "if False:",
         "tests/modeling/test_unused_tensors.py::test_integers_are_no_weights",
     ),
