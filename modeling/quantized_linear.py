@@ -288,8 +288,17 @@ def _multiply(x: torch.Tensor, weight: QuantizedWeight, transposed: bool) -> tor
         if has_kernel and not transposed and all(size % FUSED_MULTIPLE == 0 for size in weight.shape):
             rows = x.reshape(num_rows, -1).contiguous()
             return torch._weight_int8pack_mm(rows, weight.values, weight.scale[:, 0]).view(*x.shape[:-1], -1)
+        channels = max(1, _CACHED_BYTES // (4 * weight.in_features))
+        if weight.minimum is None:
+            # One scale for each row of the matrix: it multiplies the few numbers before or after the product.
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            scale, values = weight.scale[:, 0].to(dtype), weight.values.split(channels)
+            if transposed:
+                scaled = (x.to(dtype) * scale).split(channels, dim=-1)
+                return cast(torch.Tensor, sum(a @ b.to(dtype) for a, b in zip(scaled, values))).to(x.dtype)
+            wide = x.to(dtype)
+            return (torch.cat([wide @ part.to(dtype).mT for part in values], dim=-1) * scale).to(x.dtype)
         if not transposed:
-            channels = max(1, _CACHED_BYTES // (weight.in_features * x.dtype.itemsize))
             return torch.cat([x @ part.dequantize(x.dtype).mT for part in weight.split(channels)], dim=-1)
     matrix = weight.dequantize(x.dtype)
     return x @ (matrix if transposed else matrix.mT)
