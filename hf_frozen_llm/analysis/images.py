@@ -111,16 +111,16 @@ def analyze_images(
     """
     taps = tap_points(model) if at is None else [tap for tap in tap_points(model) if tap in at]
     # Ratios compare with these, whether or not they are wanted.
-    needed = {*taps, "host", *([] if model.llm_block is None else _ends_of_layers(model))}
+    needed = {*taps, "host", *_ends_of_layers(model)}
+    ordered = [tap for tap in tap_points(model) if tap in needed]
     has_attention = model.llm_block is None or len(model.llm_block.llm_layers) > 0
     found: dict[Any, list[torch.Tensor]] = defaultdict(list)
     samples: dict[str, list[torch.Tensor]] = defaultdict(list)
     for number, inputs in enumerate(_batches(model, processor, images, batch_size)):
-        ordered = [tap for tap in tap_points(model) if tap in needed]
         batch = token_activations(model, inputs, ordered, attention=has_attention)
         layout = token_layout(model, inputs, batch.states["host"].shape[1])
         is_object = torch.from_numpy(masks[number * batch_size :][: len(batch.states["host"])])
-        _measure(model, batch.states, layout, is_object, taps, found)
+        _measure(batch.states, layout, is_object, taps, _ends_of_layers(model), found)
         if batch.attention is not None:
             found[_tap_of_attention(model), "attention", "map"].append(
                 layout.query(batch.attention).sum(1).float().cpu()
@@ -157,16 +157,17 @@ def _tap_of_attention(model: Any) -> str:
 
 
 def _ends_of_layers(model: Any) -> list[str]:
+    """Return the tap points of the input of the LLM layers, and of the output of the first and of the last one."""
     layers = [tap for tap in _layers(model) if tap.startswith("feed_forward")]
     return ["input_projection", layers[0], layers[-1]] if layers else []
 
 
 def _measure(
-    model: Any,
     states: dict[str, torch.Tensor],
     layout: TokenLayout,
     is_object: torch.Tensor,
     taps: Sequence[str],
+    ends: Sequence[str],
     found: dict[Any, list[torch.Tensor]],
 ) -> None:
     """Append the measures of a batch to those found before."""
@@ -177,13 +178,13 @@ def _measure(
             found[tap, measure, "map"].append(maps[tap])
             if tap != "host":
                 found[tap, measure, "filtering_ratio"].append(filtering_ratio(maps["host"], maps[tap], is_object))
-        if ends := _ends_of_layers(model) if model.llm_block is not None else []:
+        if ends:
             ratio = filtering_ratio(maps[ends[0]], maps[ends[-1]], is_object)
             found[ends[-1], measure, "filtering_ratio_of_layer"].append(ratio)
     for tap in taps:
         found[tap, "", "effective_rank"].append(effective_rank(tokens[tap]).cpu())
         found[tap, "", "token_similarity"].append(token_similarity(tokens[tap]).cpu())
-    if ends := _ends_of_layers(model) if model.llm_block is not None else []:
+    if ends:
         # Of all tokens, as `LLMBlock.update_ratio`.
         found[ends[1], "", "update_ratio"].append(update_ratio(states[ends[0]], states[ends[1]]).cpu())
 

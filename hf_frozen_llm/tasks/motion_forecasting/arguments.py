@@ -52,10 +52,10 @@ class MotionDataArguments(DataArguments):
             Leave out lanes farther from the target, in metres; 65 by default.
         max_agents (`int`, *optional*):
             Keep only the agents nearest to the target.
-        velocity_changes (`bool`, *optional*, defaults to `False`):
-            Whether a VectorNet's vectors also have the change of velocity; see [`MotionProcessor`].
         max_lanes (`int`, *optional*):
             Keep only the lanes nearest to the target.
+        velocity_changes (`bool`, *optional*, defaults to `False`):
+            Whether a VectorNet's vectors also have the change of velocity; see [`MotionProcessor`].
         num_predictions (`int`, *optional*):
             Predict this many trajectories: the most probable of the model's.
         suppression_distance (`float`, *optional*, defaults to 0.0):

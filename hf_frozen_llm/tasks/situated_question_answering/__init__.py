@@ -138,8 +138,9 @@ class SceneQuestionArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_at_least_one("num_points", "max_length", "min_answer_count", "batch_norm_decay_epochs")
-        self.check_at_least_one("questions_per_scene")
+        self.check_at_least_one(
+            *("num_points", "max_length", "min_answer_count", "questions_per_scene", "batch_norm_decay_epochs")
+        )
         if self.streaming:
             raise ValueError("streaming is set, but all questions are read before training. Remove it.")
         if self.batch_norm_momentum is not None and not 0 < self.batch_norm_momentum <= 1:
