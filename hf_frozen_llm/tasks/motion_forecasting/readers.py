@@ -151,8 +151,12 @@ def read_files(args: MotionDataArguments, split: str, files: Sequence[Path], rea
 
 
 def read_part(files: Sequence[Path], read: partial, num_workers: int | None) -> datasets.Dataset:
-    # A log is a folder.
+    # A log is a folder, with its map; a scenario's map lies beside it, and those of cities in folders of their own.
     contents = [path for file in files for path in (file, *file.glob("*.feather"), *file.glob("map/*.json"))]
+    scenarios = [file for file in files if file.suffix == ".parquet"]
+    contents += [path for file in scenarios for path in sorted(file.parent.glob("log_map_archive_*.json"))]
+    folders = read.keywords["maps"].folders if "maps" in read.keywords else ()
+    contents += [path for folder in folders for path in sorted(Path(folder).glob("*_vector_map.xml"))]
     stamps = [(str(path), stat.st_size, stat.st_mtime_ns) for path in contents for stat in [path.stat()]]
     settings = {name: vars(value) for name, value in read.keywords.items()}
     key = Hasher.hash([VERSION, FEATURES, read.func.__name__, settings, stamps])
