@@ -3,9 +3,10 @@
 Ask more questions in the style of SHAPES, whose small training split has only ten.
 
 The folder of SHAPES (github.com/jacobandreas/nmn2) is read; the new folder gets its splits `val` and `test` unchanged,
-and a split `train.new`. Each of its images has nine cells, each that of an image of `train.small` drawn at random; its
-questions follow the grammar of SHAPES, and none is a question of `val` or `test`. A program answers them; it must give
-all published answers as well.
+and the splits `train.new` and `test.new`. Each of their images has nine cells, each that of an image of `train.small`
+(for `test.new`, of `val`) drawn at random; their questions follow the grammar of SHAPES, and none is a question of
+`val` or `test`. A program answers them; it must give all published answers as well. So `test` asks unknown questions,
+and `test.new` questions like those of the training about new images.
 """
 
 import argparse
@@ -99,7 +100,18 @@ def mix_cells(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return mixed.reshape(images.shape[1:])
 
 
-def make_questions(folder: Path, output: Path, number: int, seed: int) -> int:
+def ask(
+    images: np.ndarray, by_relations: list[list[str]], number: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return new images, a question about each, and the answers."""
+    new_images = np.stack([mix_cells(images, rng) for _ in range(number)])
+    drawn = [by_relations[relations] for relations in rng.choice(len(SHARES), size=number, p=SHARES)]
+    questions = [of_form[rng.integers(len(of_form))] for of_form in drawn]
+    answers = [str(answer(question, find_things(image))).lower() for image, question in zip(new_images, questions)]
+    return new_images, questions, answers
+
+
+def make_questions(folder: Path, output: Path, number: int, num_tests: int, seed: int) -> int:
     """Write the new folder; return how many published answers the program gave."""
     published = {split: read_split(folder, split) for split in ("train.small", "val", "test")}
     count = 0
@@ -110,14 +122,13 @@ def make_questions(folder: Path, output: Path, number: int, seed: int) -> int:
             count += 1
     by_relations = list_questions({*published["val"][1], *published["test"][1]})
     rng = np.random.default_rng(seed)
-    new_images = np.stack([mix_cells(published["train.small"][0], rng) for _ in range(number)])
-    drawn = [by_relations[relations] for relations in rng.choice(len(SHARES), size=number, p=SHARES)]
-    asked = [of_form[rng.integers(len(of_form))] for of_form in drawn]
-    outputs = [str(answer(question, find_things(image))).lower() for image, question in zip(new_images, asked)]
+    train = ask(published["train.small"][0], by_relations, number, rng)
+    test = ask(published["val"][0], by_relations, num_tests, rng)
     output.mkdir(parents=True)
-    np.save(output / "train.new.input.npy", new_images)
-    for suffix, lines in (("query_str.txt", asked), ("output", outputs)):
-        (output / f"train.new.{suffix}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for split, (images, questions, new_answers) in {"train.new": train, "test.new": test}.items():
+        np.save(output / f"{split}.input.npy", images)
+        for suffix, lines in (("query_str.txt", questions), ("output", new_answers)):
+            (output / f"{split}.{suffix}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for split in ("val", "test"):
         for suffix in ("input.npy", "query_str.txt", "output"):
             shutil.copyfile(folder / f"{split}.{suffix}", output / f"{split}.{suffix}")
@@ -129,16 +140,17 @@ def main() -> None:
     parser.add_argument("shapes", type=Path, help="the folder of SHAPES")
     parser.add_argument("output", type=Path, help="a new folder")
     parser.add_argument(
-        "--number", type=int, default=20_000, help="of new questions, each about its own image (20000)"
+        "--number", type=int, default=20_000, help="of training questions, each about its own image (20000)"
     )
+    parser.add_argument("--num_tests", type=int, default=2_000, help="of questions of test.new (2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the images and questions (0)")
     args = parser.parse_args()
     if not (args.shapes / "train.small.input.npy").is_file():
         sys.exit(f"shapes_questions: {args.shapes} holds no train.small.input.npy; give the folder of SHAPES.")
     if args.output.exists():
         sys.exit(f"shapes_questions: {args.output} exists already; give a new folder.")
-    count = make_questions(args.shapes, args.output, args.number, args.seed)
-    print(f"{args.number:,} new questions: {args.output}. The program gives all {count:,} published answers.")
+    count = make_questions(args.shapes, args.output, args.number, args.num_tests, args.seed)
+    print(f"{args.number + args.num_tests:,} new questions: {args.output}. The program gives all {count:,} published answers.")
 
 
 if __name__ == "__main__":

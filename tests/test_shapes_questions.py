@@ -57,7 +57,7 @@ def test_answers_follow_the_cells():
 
 def test_new_questions(tmp_path, monkeypatch, capsys):
     shapes, folder = shared_dir() / "data" / "shapes_vqa", tmp_path / "shapes"
-    command = ["shapes_questions", str(shapes), str(folder), "--number", "300"]
+    command = ["shapes_questions", str(shapes), str(folder), "--number", "300", "--num_tests", "50"]
     monkeypatch.setattr(sys, "argv", command)
     shapes_questions.main()
     assert "The program gives all 2,688 published answers" in capsys.readouterr().out
@@ -66,6 +66,10 @@ def test_new_questions(tmp_path, monkeypatch, capsys):
     held_out = {question for split in ("val", "test") for question in read(shapes, split)["question"]}
     asked = set(rows["question"])
     assert not asked & held_out and len(asked) > 100
+    tests = read(folder, "test.new")
+    assert len(tests) == 50 and not set(tests["question"]) & held_out
+    images = [np.load(folder / f"{split}.input.npy") for split in ("train.new", "test.new")]
+    assert not {image.tobytes() for image in images[0]} & {image.tobytes() for image in images[1]}
     # The words of the held-out questions are learned.
     assert {word for text in held_out for word in text.split()} <= {word for text in asked for word in text.split()}
     for split in ("val", "test"):
@@ -86,7 +90,7 @@ def test_other_answers_are_refused(tmp_path):
         (tmp_path / f"{split}.query_str.txt").write_text("is a red shape red\n")
         (tmp_path / f"{split}.output").write_text("false\n" if split == "val" else "true\n")
     with pytest.raises(ValueError, match=r"\[val\], row 0: 'is a red shape red' is not answered as published"):
-        shapes_questions.make_questions(tmp_path, tmp_path / "new", 10, 0)
+        shapes_questions.make_questions(tmp_path, tmp_path / "new", 10, 10, 0)
     assert not (tmp_path / "new").exists()
 
 
