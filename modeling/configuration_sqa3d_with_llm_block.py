@@ -66,6 +66,9 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
             Number of votes of a proposal.
         proposal_size (`int`, *optional*, defaults to 128):
             Number of features of a proposal.
+        normalize_proposals (`bool`, *optional*, defaults to `False`):
+            Whether a batch norm standardises the features of proposals before they become visual tokens (ours: the
+            published network projects the maxima of the votes as they are).
         num_object_classes (`int`, *optional*, defaults to 18):
             Number of object classes.
         num_heading_bins (`int`, *optional*, defaults to 1):
@@ -166,6 +169,7 @@ class SQA3DWithLLMBlockConfig(WithLLMBlockConfigMixin, PreTrainedConfig):
     vote_radius: float | int = 0.3
     vote_num_neighbors: int = 16
     proposal_size: int = 128
+    normalize_proposals: bool = False
     num_object_classes: int = 18
     num_heading_bins: int = 1
     mean_sizes: list[list[float]] | None = None

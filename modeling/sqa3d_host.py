@@ -244,6 +244,7 @@ class SQA3DModel(PreTrainedModel):
         self.question_pooler = SQA3DPooler(config)
         if config.use_points:
             self.detector = VoteNet(config)
+            self.object_norm = nn.BatchNorm1d(config.proposal_size) if config.normalize_proposals else None
             self.object_projection = nn.Linear(config.proposal_size, width)
             if config.use_situation:
                 self.situation_fusion_layers = nn.ModuleList(SQA3DFusionLayer(config) for _ in range(count))
@@ -339,6 +340,8 @@ class SQA3DModel(PreTrainedModel):
         return self.detector(points, object_centers, object_mask)
 
     def project_objects(self, features: torch.Tensor) -> torch.Tensor:
+        if self.object_norm is not None:
+            features = self.object_norm(features.mT).mT
         return nn.functional.gelu(self.object_projection(features))
 
     def fusion_layers(self, texts: SQA3DTexts, object_mask: torch.Tensor) -> list[Callable]:

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from sqa3d_cases import SQA3D, answers, rooms
+from torch import nn
 
 from hf_frozen_llm import SQA3DWithLLMBlockConfig
 
@@ -64,8 +65,22 @@ def test_padded_words_and_objects_change_nothing():
     torch.testing.assert_close(model(**changed).logits, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_questions_share_a_scene_exactly(block, training):
+@torch.no_grad()
+def test_normalized_proposals():
+    """Visual tokens see each feature in units of its own spread over all proposals of a batch."""
+    model, inputs = predicting(normalize_proposals=True).double().train(), scene_and_texts(3)
+    features = model.sqa3d.detect(inputs["points"].double(), None, None).proposal_features
+    mean, variance = features.mean(dim=(0, 1)), features.var(dim=(0, 1), unbiased=False)
+    norm = model.sqa3d.object_norm
+    standardized = (features - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+    projected = model.sqa3d.object_projection(standardized)
+    torch.testing.assert_close(model.sqa3d.project_objects(features), nn.functional.gelu(projected))
+    changed = {name for name in model.state_dict() if name not in predicting().state_dict()}
+    assert changed and all(name.startswith("sqa3d.object_norm.") for name in changed)
+
+
+@pytest.mark.parametrize(("training", "normalizes"), [(False, False), (True, False), (True, True)])
+def test_questions_share_a_scene_exactly(block, training, normalizes):
     """Encoded once or for each question, scenes give the same answers, losses and gradients."""
     scenes, questions = torch.tensor([1, 0, 1, 0]), rooms(4)
     of_scene = [name for name in (rooms(2) | answers(2)) if name.startswith(("points", "object_", "vote_"))]
@@ -73,7 +88,7 @@ def test_questions_share_a_scene_exactly(block, training):
     of_question = {name: tensor for name, tensor in (questions | answers(4)).items() if name not in of_scene}
     results = []
     for inputs in ({**once, "scene_index": scenes}, {name: tensor[scenes] for name, tensor in once.items()}):
-        model = SQA3D.build(block()).double().train(training)
+        model = SQA3D.build(block(), normalize_proposals=normalizes).double().train(training)
         inputs = {n: t.double() if t.is_floating_point() else t for n, t in (inputs | of_question).items()}
         out = model(**inputs)
         out.loss.backward()
