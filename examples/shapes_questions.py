@@ -150,7 +150,8 @@ def main() -> None:
     if args.output.exists():
         sys.exit(f"shapes_questions: {args.output} exists already; give a new folder.")
     count = make_questions(args.shapes, args.output, args.number, args.num_tests, args.seed)
-    print(f"{args.number + args.num_tests:,} new questions: {args.output}. The program gives all {count:,} published answers.")
+    total = args.number + args.num_tests
+    print(f"{total:,} new questions: {args.output}. The program gives all {count:,} published answers.")
 
 
 if __name__ == "__main__":

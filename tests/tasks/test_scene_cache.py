@@ -35,6 +35,7 @@ def test_changed_maps_are_read_again(name, tmp_path, monkeypatch):
     assert before and lanes() == before
     (file,) = [*Path(path).rglob("log_map_archive_*.json"), *Path(path).rglob("*_vector_map.xml")]
     old, new = ('x="-90" y="0"', 'x="-95" y="0"') if name == "Argoverse 1" else ('"y": 2,', '"y": 4,')
-    assert old in (text := file.read_text())
+    text = file.read_text()
+    assert old in text
     file.write_text(text.replace(old, new))
     assert lanes() != before
