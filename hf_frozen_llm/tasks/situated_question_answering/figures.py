@@ -78,7 +78,8 @@ def plot_answer(
     above.set_xlabel("x in metres", fontsize=8)
     above.set_ylabel("y in metres", fontsize=8)
     if above.get_legend_handles_labels()[0]:
-        above.legend(fontsize=7, loc="upper left", framealpha=0.8)
+        # Above the scene: points may be anywhere in it.
+        above.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2)
     space.set_box_aspect(np.maximum(np.ptp(points, axis=0), 0.1))
     space.tick_params(labelsize=6)
     draw_scores(bars, predictions[:NUM_ANSWERS], answers)
