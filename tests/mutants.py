@@ -614,6 +614,20 @@ MUTANTS = [
         "sources[target], sources[source] = sources[source], sources[target]",
         "tests/tasks/test_image_corruption_kinds.py::test_pixels_are_those_of_the_definition",
     ),
+    Mutant(
+        "the features of proposals are not standardised",
+        "modeling/sqa3d_host.py",
+        "features = self.object_norm(features.mT).mT",
+        "features = 1 * features",
+        "tests/modeling/test_sqa3d_with_llm_block.py::test_normalized_proposals",
+    ),
+    Mutant(
+        "a changed map of a city is not noticed",
+        "hf_frozen_llm/tasks/motion_forecasting/readers.py",
+        'Path(folder).glob("*_vector_map.xml")',
+        'Path(folder).glob("*.none")',
+        "tests/tasks/test_scene_cache.py",
+    ),
     # What the block looks at.
     Mutant(
         "magnitudes centred over the channels",
