@@ -650,4 +650,19 @@ MUTANTS = [
         "        pass\n",
         "tests/analysis/test_activations.py::test_of_every_model",
     ),
+    # Throughput, and the table of recipes.
+    Mutant(
+        "steps do not wait for data",
+        "hf_frozen_llm/training/throughput.py",
+        "waited=self.totals.waited + time.monotonic() - asked",
+        "waited=self.totals.waited",
+        "tests/training/test_throughput.py::test_steps_are_timed_with_accumulation",
+    ),
+    Mutant(
+        "examples counted without the other processes",
+        "hf_frozen_llm/training/throughput.py",
+        "batch_size = args.train_batch_size * args.world_size",
+        "batch_size = args.train_batch_size",
+        "tests/training/test_throughput.py::test_two_processes",
+    ),
 ]

@@ -129,6 +129,7 @@ def collect_results(run: Run, trainer: Any, training_set: TrainingSetFacts) -> d
         "num_processes": args.world_size,
         "num_eval_rows": run.num_eval_rows(),
         "train_time_seconds": trainer.progress.seconds(),
+        "throughput": trainer.throughput.result,
         "peak_memory_bytes": measure_memory(args.device),
         "date": current_time(),
         "base_models": find_base_models(run.model.config, run.settings.recipe.host.get("name_or_path")),

@@ -32,6 +32,7 @@ from hf_frozen_llm.training.ema import EMA_FOLDER, WeightAverage
 from hf_frozen_llm.training.optimizer import Schedule, drop_learning_rates, names_of_decayed, scale_learning_rates
 from hf_frozen_llm.training.progress import RunProgress
 from hf_frozen_llm.training.results import without_infinite, write_json
+from hf_frozen_llm.training.throughput import Throughput
 
 
 logger = logging.get_logger(__name__)
@@ -145,7 +146,9 @@ class TaskTrainer(Trainer):
         self.skipped_steps = 0
         self.tables: dict[str, list[dict[str, Any]]] = {}  # of the last evaluation, see `Task.metrics`
         self.progress = RunProgress(self)
+        self.throughput = Throughput(self)
         self.add_callback(self.progress)
+        self.add_callback(self.throughput)
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.ema = None if ema_decay is None else WeightAverage(model, ema_decay, ema_warmup, is_sharded)
         if self.ema is not None:
@@ -182,7 +185,7 @@ class TaskTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         if self.control.should_training_stop:  # a run that resumes at its last step trains no other
             return [], None
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        return super().get_batch_samples(self.throughput.begin_step(epoch_iterator), num_batches, device)
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Return the norm of the gradient; stop if the step would make the weights NaN. Then clip by value."""
@@ -224,7 +227,9 @@ class TaskTrainer(Trainer):
             handle.remove()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as Trainer does; beside the training loss, the block's `update_ratio` for a few tokens."""
+        """Log as Trainer does; beside the training loss, the throughput and the block's `update_ratio`."""
+        if "loss" in logs:
+            logs |= self.throughput.describe_since_log()
         if "loss" in logs and self.block_tokens is not None:
             logs["update_ratio"] = float(f"{self.llm_block.update_ratio(self.block_tokens):.4g}")
         if "train_loss" in logs and self.progress.earlier_seconds > 0:
@@ -320,6 +325,7 @@ class TaskTrainer(Trainer):
         if is_checkpoint and hasattr(self, "_tr_loss"):
             losses: Any = nested_gather(self._tr_loss, self.args.parallel_mode)
             self.progress.losses = losses.reshape(-1).tolist()
+            self.throughput.gather_totals()
         if is_checkpoint and self.settings is not None and self.args.should_save:
             write_json(Path(str(output_dir), RECIPE_FILE), self.settings)
 

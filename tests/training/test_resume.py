@@ -22,7 +22,7 @@ from hf_frozen_llm.training.lock import LOCK_FILE
 FOUR = ["--max_steps", "4", "--save_steps", "2", "--logging_steps", "3", "--eval_strategy", "no"]
 EPOCHS = ["--num_train_epochs", "2", "--save_steps", "4", "--logging_steps", "3"]
 WORKERS = ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true"]
-TIMES = ("runtime", "per_second", "time", "seconds")
+TIMES = ("runtime", "per_second", "time", "seconds", "data_wait_share")
 
 
 def run(recipe, output_dir, *overrides):
@@ -46,6 +46,7 @@ def assert_same(one, other):
     assert without_times(results[0]["metrics"]) == without_times(results[1]["metrics"])
     history = [[without_times(entry) for entry in result["log_history"]] for result in results]
     assert history[0] == history[1]
+    assert results[0]["throughput"]["examples"] == results[1]["throughput"]["examples"]
 
 
 def copy_checkpoints(source, target, last):
