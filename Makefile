@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: env quickstart zoo test host-table family-table mutants peers quality style typecheck docs bench
+.PHONY: env quickstart zoo test host-table family-table recipe-table mutants peers quality style typecheck docs bench
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,9 @@ host-table: $(VENV)/.installed-dev  ## the table of hosts in docs/, from the tes
 family-table: $(VENV)/.installed-dev  ## the table of language model families in docs/, from the tests that it counts
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
 		-m family_table --family-table=docs/language_models.md $(PYTEST_ARGS)
+
+recipe-table: $(VENV)/.installed-dev  ## the page of all recipes, recipes/README.md, from their headers
+	$(BIN)/python benchmarks/recipe_table.py
 
 mutants: $(VENV)/.installed-dev  ## plant faults and run the test that must notice each; ARGS=words of their names
 	OMP_NUM_THREADS=1 $(BIN)/python tests/plant_mutants.py $(ARGS)

@@ -665,4 +665,11 @@ MUTANTS = [
         "batch_size = args.train_batch_size",
         "tests/training/test_throughput.py::test_two_processes",
     ),
+    Mutant(
+        "scores of other publications are taken for ours",
+        "benchmarks/recipe_table.py",
+        'rpartition(" Ours: ")',
+        'rpartition(" ours: ")',
+        "tests/test_recipe_table.py",
+    ),
 ]

@@ -67,4 +67,9 @@ def test_every_page_is_in_the_navigation():
             return {entry}
         return set().union(*map(files, entry.values() if isinstance(entry, dict) else entry))
 
-    assert files(yaml.safe_load(text)["nav"]) == pages | {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+    assert files(yaml.safe_load(text)["nav"]) == pages | {
+        "README.md",
+        "recipes/README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    }
