@@ -672,4 +672,19 @@ MUTANTS = [
         'rpartition(" ours: ")',
         "tests/test_recipe_table.py",
     ),
+    # Decoded images in the cache.
+    Mutant(
+        "changed files keep their decoded images",
+        "hf_frozen_llm/data/decoded_cache.py",
+        'return encoded["path"], stat.st_size, stat.st_mtime_ns',
+        'return encoded["path"]',
+        "tests/tasks/test_decoded_cache.py::test_kept_until_data_split_or_size_change",
+    ),
+    Mutant(
+        "cached images are resized once more",
+        "hf_frozen_llm/tasks/image_classification/data.py",
+        "is_fitted = is_fitted or self.keeps_size or self.is_cached",
+        "is_fitted = is_fitted or self.keeps_size",
+        "tests/tasks/test_decoded_cache.py::test_examples_are_the_same",
+    ),
 ]

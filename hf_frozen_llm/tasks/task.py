@@ -175,6 +175,10 @@ class Task(ABC):
             rows = rows.shuffle(seed=seed, buffer_size=self.args.shuffle_buffer_size)
         return StreamingTransformedDataset(rows, transform, repeat=training)
 
+    def prepare(self, dataset: Any) -> None:
+        """Do what the examples of a data set need once, before a training; the first process does it first."""
+        return None
+
     def sampler(self, dataset: Any, batch_size: int, seed: int) -> torch.utils.data.Sampler | None:
         """Return the order of training examples, `batch_size` a step; `None` is a random one."""
         return None

@@ -230,6 +230,11 @@ def prepare_run(settings: Settings, args: TrainingArguments) -> Run:
     if continues(args, settings.run_args) and not changed:
         now = {**json.loads(to_json(settings.to_dict())), "label2id": getattr(run.model.config, "label2id", None)}
         run.results = find_results(Path(str(args.output_dir)), checkpoint, now, resume_changes)
+    if run.results is None:
+        with args.main_process_first(desc="preparing the examples"):
+            run.task.prepare(run.train_dataset)
+            if eval_rows is not None:
+                run.task.prepare(run.eval_dataset)
     return run
 
 

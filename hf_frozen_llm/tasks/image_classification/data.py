@@ -1,10 +1,12 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Encoded images as tensors for an image classifier: the processor, augmentation, the example transform."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -12,6 +14,7 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 from hf_frozen_llm.data.augmentation import draw_crop
 from hf_frozen_llm.data.datasets import Example, Row
+from hf_frozen_llm.data.decoded_cache import cache_pictures, load_picture
 from hf_frozen_llm.data.images import decode_image, to_rgb
 from hf_frozen_llm.tasks.classification import ClassificationTransform
 from hf_frozen_llm.tasks.image_classification.corruptions import corrupt, is_small
@@ -186,14 +189,55 @@ class ImageTransform(ClassificationTransform):
         self.corruption = corruption
         self.as_bytes = as_bytes
         self.keeps_size = False  # images that have the model's size are not resized, and not cropped
+        self.is_cached = False  # see `cache`
+
+    @property
+    def cached_edge(self) -> int | None:
+        """Return the largest shorter edge of cached images of which random crops are taken."""
+        if self.augmentation is None or self.augmentation.crop_scale is None:
+            return None
+        return self.args.cached_edge or math.ceil(min(self.augmentation.size) * 8 / 7)
+
+    def cache(self, rows: datasets.Dataset) -> datasets.Dataset:
+        """Return rows with decoded images, as [`ImageTransform.shrink`] makes them; this then takes only such rows."""
+        self.is_cached = True
+        args, processor, augmentation = self.args, self.processor, self.augmentation
+        sizes = (dict(processor.size), dict(processor.crop_size or {}), processor.do_center_crop, processor.resample)
+        resizes = augmentation is not None and (augmentation.resizes, augmentation.size, augmentation.resample)
+        settings, location = (
+            (args.pixel_range, sizes, resizes, self.cached_edge),
+            f"{args.dataset_name} [{self.split}]",
+        )
+        return cache_pictures(
+            rows, args.image_column, self.read_for_cache, settings, args.preprocessing_num_workers, location
+        )
+
+    def read_for_cache(self, encoded: Any, row: int) -> Image.Image:
+        image, location = decode_image(encoded, self.locate((row,)))
+        return self.shrink(to_rgb(image, self.args.pixel_range, location))
+
+    def shrink(self, image: Image.Image) -> Image.Image:
+        """Return what is the same in every epoch: the resized image, or one of which random crops can be taken."""
+        if self.augmentation is None or not self.augmentation.resizes:
+            return self.fit(image)
+        size, edge = self.augmentation.size[::-1], self.cached_edge
+        if edge is not None:
+            scale = edge / min(image.size)
+            if scale >= 1:
+                return image
+            size = (max(edge, round(image.width * scale)), max(edge, round(image.height * scale)))
+        return image.resize(size, self.augmentation.resample)
 
     def __call__(self, rows: Sequence[Row], keys: Sequence[tuple[int, ...]]) -> list[Example]:
         images, labels = [], []
         for row, key in zip(rows, keys):
             encoded, location = row[self.args.image_column], self.locate(key)
             labels.append(self.find_label(row, key))
-            image, location = decode_image(encoded, location)
-            image = to_rgb(image, self.args.pixel_range, location)
+            if self.is_cached:
+                image = load_picture(encoded)
+            else:
+                image, location = decode_image(encoded, location)
+                image = to_rgb(image, self.args.pixel_range, location)
             if self.augmentation is not None:
                 image = self.augmentation(image, np.random.default_rng((self.seed, *key)))
             if self.corruption is not None:
@@ -202,7 +246,7 @@ class ImageTransform(ClassificationTransform):
                 image = self.fit(image)
             images.append(image)
         is_fitted = (self.augmentation is not None and self.augmentation.resizes) or self.corruption is not None
-        is_fitted = is_fitted or self.keeps_size
+        is_fitted = is_fitted or self.keeps_size or self.is_cached
         options = {"do_resize": False, "do_center_crop": False} if is_fitted else {}
         if self.as_bytes:
             options |= {"do_rescale": False, "do_normalize": False}
