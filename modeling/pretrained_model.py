@@ -77,6 +77,9 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
 
     def post_init(self) -> None:
         super().post_init()
+        # accelerate's FSDP refuses names that no module has; a plain host has no LLMBlock
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = [name for name in self._no_split_modules if name in present]
         self._keys_to_ignore_on_save = self._keys_left_out_of_checkpoints()
 
     def _llm_keys(self) -> set[str]:
@@ -206,7 +209,8 @@ class PreTrainedModelWithLLMBlock(PreTrainedModel):
         if kwargs.pop("save_original_format", not is_trainer_checkpoint):
             kwargs["state_dict"] = self._with_published_names(kwargs.get("state_dict"))
         kwargs["save_original_format"] = False
-        model = copy.copy(self)
+        model = object.__new__(type(self))  # not copy.copy: the class of a sharded model (FSDP2) has its own __new__
+        vars(model).update(vars(self))
         model.config = copy.deepcopy(self.config)
         if block is not None and not getattr(self, "_hf_peft_config_loaded", False):
             model._describe_saved_block(block, is_trainer_checkpoint, given_state_dict)

@@ -9,15 +9,22 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import torch.distributed as dist
+import yaml
+from accelerate.utils import FullyShardedDataParallelPlugin, fsdp2_prepare_model
+from paths import REPO
 from tiny_hosts import HOSTS
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForImageClassification
 
 import hf_frozen_llm
+from hf_frozen_llm.training.sharding import name_sharded_layers
 
 
 MODELS = ["vit_class", "dinov2", "swin"]
@@ -49,12 +56,20 @@ def train_steps(model, pixel_values: torch.Tensor, labels: torch.Tensor) -> list
     return losses
 
 
+def make_fsdp_plugin(model) -> FullyShardedDataParallelPlugin:
+    """Return what `accelerate launch` makes of recipes/accelerate/fsdp2.yaml, and TaskTrainer of that."""
+    config = yaml.safe_load((REPO / "recipes" / "accelerate" / "fsdp2.yaml").read_text(encoding="utf-8"))
+    with mock.patch.dict(os.environ, {name.upper(): str(value) for name, value in config["fsdp_config"].items()}):
+        plugin = FullyShardedDataParallelPlugin()
+    assert plugin.transformer_cls_names_to_wrap is None
+    plugin.transformer_cls_names_to_wrap = name_sharded_layers(model)
+    return plugin
+
+
 def shard(model):
-    """As FSDP of accelerate and Trainer does: every module that is not to be split, then the rest."""
-    for module in list(model.modules()):
-        if type(module).__name__ in model._no_split_modules:
-            fully_shard(module)
-    return fully_shard(model)
+    """By accelerate's own function, which an `Accelerator` calls on GPUs alone."""
+    state = SimpleNamespace(fsdp_plugin=make_fsdp_plugin(model))
+    return fsdp2_prepare_model(SimpleNamespace(state=state, mixed_precision="no", is_main_process=True), model)
 
 
 def run(folder: Path, host: str, fully_sharded: bool) -> dict:
@@ -68,7 +83,13 @@ def run(folder: Path, host: str, fully_sharded: bool) -> dict:
     losses = torch.tensor(train_steps(wrapped, pixels_of(host, len(LABELS))[part], LABELS[part]))
     dist.all_reduce(losses)
     state = {n: p.full_tensor() if fully_sharded else p for n, p in model.named_parameters()}
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    if fully_sharded:  # as Trainer saves
+        whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if dist.get_rank() == 0:
+            model.save_pretrained(folder.parents[1] / "sharded" / folder.name, state_dict=whole)
     return {
+        "frozen_is_sharded": all(isinstance(p, DTensor) and p.grad is None for p in frozen),
         "losses": (losses / dist.get_world_size()).tolist(),
         "frozen_is_intact": bool(before) and all(torch.equal(state[name], tensor) for name, tensor in before.items()),
         "num_tokens": computed[0],

@@ -1,7 +1,8 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """
 Runs a program that kills itself at the end of a training step, in which a checkpoint is not being written:
-`python killed_run.py OUTPUT_DIR STEP hf_frozen_llm train RECIPE …`, or a Python file in the place of the module.
+`python killed_run.py OUTPUT_DIR STEP hf_frozen_llm train RECIPE …`, or a Python file in the place of the module. Of
+torchrun's processes, the one whose rank KILLED_RANK names is killed.
 """
 
 import os
@@ -22,7 +23,8 @@ class KillAtStep(TrainerCallback):
         self.step = step
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step and Path(args.output_dir) == self.output_dir:
+        is_meant = os.environ.get("RANK") == os.environ.get("KILLED_RANK")
+        if is_meant and state.global_step == self.step and Path(args.output_dir) == self.output_dir:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -687,4 +687,26 @@ MUTANTS = [
         "is_fitted = is_fitted or self.keeps_size",
         "tests/tasks/test_decoded_cache.py::test_examples_are_the_same",
     ),
+    # Several machines.
+    Mutant(
+        "accelerate looks for an LLMBlock in a plain host",
+        "modeling/pretrained_model.py",
+        "[name for name in self._no_split_modules if name in present]",
+        "list(self._no_split_modules)",
+        "tests/modeling/test_distributed_and_low_precision.py::test_fsdp_finds_the_layers",
+    ),
+    Mutant(
+        "embeddings are sharded twice",
+        "hf_frozen_llm/training/sharding.py",
+        "{type(layer).__name__ for layer in layers} - around",
+        "{type(layer).__name__ for layer in layers}",
+        "tests/modeling/test_distributed_and_low_precision.py::test_fsdp_finds_the_layers",
+    ),
+    Mutant(
+        "sharded runs start again instead of being refused",
+        "hf_frozen_llm/training/resume.py",
+        'args.fsdp or args.deepspeed or parse_flag_from_env("ACCELERATE_USE_FSDP")',
+        "args.fsdp or args.deepspeed",
+        "tests/training/test_resume.py::test_sharded_runs_are_not_resumed",
+    ),
 ]

@@ -116,6 +116,9 @@ def run_command(words: list[str], page: Page, monkeypatch: pytest.MonkeyPatch) -
             assert wanted <= set(importlib.metadata.metadata("hf_frozen_llm").get_all("Provides-Extra"))
         case ["torchrun", "--nproc_per_node", _, "-m", "hf_frozen_llm", "train", recipe, *flags]:
             read_recipe(recipe, flags)
+        case ["torchrun", "--nnodes", "2", "--node_rank", _, "--nproc_per_node", _, *where, "-m", _, _, recipe]:
+            assert where[::2] == ["--master_addr", "--master_port"]  # tests/training/test_two_nodes.py runs this
+            read_recipe(recipe)
         case ["torchrun", "--nproc_per_node", _, "-m", "hf_frozen_llm", *command]:
             main([*command, *page.always])
         case ["accelerate", "launch", "--config_file", file, "--num_processes", _, "-m", _, "train", recipe, *flags]:

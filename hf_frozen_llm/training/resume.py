@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 from transformers.utils import logging
@@ -99,7 +100,9 @@ def find_defect(folder: str | Path, world_size: int = 1) -> str | None:
 def find_checkpoint_to_resume(args: TrainingArguments, run_args: RunArguments) -> Path | None:
     """Return the checkpoint to resume from, if any; refuse an `output_dir` with checkpoints of another run."""
     output_dir = str(args.output_dir)
-    if (args.fsdp or args.deepspeed) and (run_args.resume or args.resume_from_checkpoint is not None):
+    # `accelerate launch` says so in the environment
+    is_sharded = args.fsdp or args.deepspeed or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if is_sharded and (run_args.resume or args.resume_from_checkpoint is not None):
         raise ValueError("resume supports the checkpoints of one process and of DDP, not those of fsdp and deepspeed.")
     if args.resume_from_checkpoint is not None and str(args.resume_from_checkpoint).lower() not in ("true", "false"):
         defect = find_defect(args.resume_from_checkpoint, args.world_size)

@@ -32,6 +32,7 @@ from hf_frozen_llm.training.ema import EMA_FOLDER, WeightAverage
 from hf_frozen_llm.training.optimizer import Schedule, drop_learning_rates, names_of_decayed, scale_learning_rates
 from hf_frozen_llm.training.progress import RunProgress
 from hf_frozen_llm.training.results import without_infinite, write_json
+from hf_frozen_llm.training.sharding import name_sharded_layers
 from hf_frozen_llm.training.throughput import Throughput
 
 
@@ -149,6 +150,8 @@ class TaskTrainer(Trainer):
         self.throughput = Throughput(self)
         self.add_callback(self.progress)
         self.add_callback(self.throughput)
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap is None:
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = name_sharded_layers(model)
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.ema = None if ema_decay is None else WeightAverage(model, ema_decay, ema_warmup, is_sharded)
         if self.ema is not None:

@@ -8,11 +8,13 @@ import sys
 
 import pytest
 import torch
-from distributed_uses import LABELS, load, pixels_of, train_steps
+from distributed_uses import LABELS, load, make_fsdp_plugin, pixels_of, train_steps
 from filelock import FileLock
+from model_cases import cases
 from model_uses import CASES, assert_same_gradients, every_host, fast_or_not, gradients, logits, loss_of, three_models
 from paths import REPO
 from references import relative_error
+from torch.distributed.fsdp import StateDictType
 
 
 def enable_checkpointing(model, **kwargs):
@@ -118,9 +120,34 @@ def test_ddp(host, fast, distributed):
 @three_models
 def test_fully_shard(host, fast, distributed):
     folder, results = distributed
-    expected = train_steps(load(folder / f"{host}-{fast}"), pixels_of(host, len(LABELS)), LABELS)
+    model = load(folder / f"{host}-{fast}")
+    expected = train_steps(model, pixels_of(host, len(LABELS)), LABELS)
     result = results["fully_shard"][f"{host}-{fast}"]
     assert result["losses"] == pytest.approx(expected, abs=1e-5)
-    assert result["frozen_is_intact"] and result["num_sharded"] >= 4
+    assert result["frozen_is_intact"] and result["frozen_is_sharded"] and result["num_sharded"] >= 4
+    # one process saves the whole model, which loads anywhere
+    saved = dict(load(folder.parent / "sharded" / f"{host}-{fast}").named_parameters())
+    assert any(".llm_layers." in name for name in saved)
+    for name, parameter in model.named_parameters():
+        tolerance = {"rtol": 1e-4, "atol": 1e-5} if parameter.requires_grad else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(saved[name], parameter, **tolerance)
     # the hooks by which FSDP gathers the weights do not make the block compute all tokens
     assert (result["num_tokens"] == 1) == (fast and host != "swin")
+
+
+@cases()
+def test_fsdp_finds_the_layers(case, block):
+    """By names that the model has: a plain host has no LLMBlock. None lies around the input embeddings."""
+    for llm_block in (block(), None):
+        model = case.build(llm_block)
+        assert set(model._no_split_modules) <= {type(module).__name__ for module in model.modules()}
+        plugin = make_fsdp_plugin(model)
+        plugin.set_auto_wrap_policy(model)
+        classes = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
+        names = {layer.__name__ for layer in classes}
+        assert ("LLMBlock" in names) == (llm_block is not None) and names > {"LLMBlock"} & names
+        wrapped = [module for module in model.modules() if type(module) in classes]
+        embeddings = model.get_input_embeddings()
+        assert not any(module is embeddings for layer in wrapped for module in layer.modules())
+    assert plugin.fsdp_version == 2 and plugin.state_dict_type == StateDictType.FULL_STATE_DICT
+    assert not plugin.cpu_ram_efficient_loading

@@ -162,6 +162,12 @@ def test_stream_in_another_order_is_refused(recipe, tmp_path):
         run(recipe, tmp_path, *stream, "--resume", "--dataloader_num_workers", "2")
 
 
+def test_sharded_runs_are_not_resumed(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
+    with pytest.raises(ValueError, match="resume supports the checkpoints of one process and of DDP, not those of"):
+        run(recipe, tmp_path, *FOUR, "--resume")
+
+
 def test_two_runs_in_one_folder(recipe, tmp_path):
     program = (
         "import sys; from hf_frozen_llm.training.lock import open_locked\n"
