@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .commands.plot import plot
     from .commands.predict import predict
     from .commands.robustness import evaluate_suites
+    from .commands.suggest import suggest
     from .commands.train import train
     from .conversion import convert_released_checkpoint
     from .hub.push import push
@@ -84,6 +85,7 @@ COMMANDS = {
     "plot": ".commands.plot",
     "predict": ".commands.predict",
     "push": ".hub.push",
+    "suggest": ".commands.suggest",
     "train": ".commands.train",
 }
 
@@ -144,5 +146,6 @@ __all__ = [
     "plot",
     "predict",
     "push",
+    "suggest",
     "train",
 ]

@@ -263,9 +263,14 @@ def plot(
 
 @app.command()
 def analyze(
-    models: list[str] = typer.Argument(help="Folders of saved image models, of one task."),  # noqa: B008
-    data: str = typer.Option(help="Folder of images and masks: images/ and masks/, VOC, or ImageNet-S."),
+    models: list[str] = typer.Argument(help="Folders of saved models, of one task."),  # noqa: B008
+    data: str | None = typer.Option(
+        None,
+        help="Folder of images and masks: images/ and masks/, VOC, or ImageNet-S; for models of other inputs the "
+        "dataset_name, by default that of the training.",
+    ),
     output: str = typer.Option(help="Folder for the table and the figures."),
+    split: str | None = typer.Option(None, help="For models of other inputs: the split, by default the eval_split."),
     at: list[str] = typer.Option(  # noqa: B008
         [], help="A tap point, such as attention; repeat it for several. All by default."
     ),
@@ -280,12 +285,75 @@ def analyze(
     Compare what the LLM blocks of MODELS look at with masks of the objects.
 
     Writes analysis.csv, analysis.md and figures: activation maps over images, scores at every tap point with
-    intervals, measures of the tokens, deletion and insertion curves.
+    intervals, measures of the tokens, deletion and insertion curves. For models of other inputs (videos, point
+    clouds, traffic, questions about images or scenes) only the activation maps, over four inputs or --max-images.
     """
+    from hf_frozen_llm.commands.draw_activations import draw_activations, takes_only_images
+
+    if not takes_only_images(models[0]):
+        draw_activations(models, output, data, split, at, *([] if max_images is None else [max_images]))
+        print(Path(output) / "overlays_magnitude.png")
+        return
+    if data is None or split is not None:
+        raise ValueError("Image models need --data, a folder of images and masks, and take no --split.")
     from hf_frozen_llm.commands.analyze import analyze
 
     analyze(models, data, output, at, batch_size, max_images, curve_images, device)
     print(Path(output) / "analysis.md")
+
+
+@app.command()
+def suggest(
+    host: str = typer.Argument(help="Folder or Hub id of an image model without a block, or of a vision encoder."),
+    llm: str = typer.Argument(help="Hub id, folder or .gguf file of the language model."),
+    data: str = typer.Option(help="Images with labels, as dataset_name of a recipe: Hub id, folder or parquet file."),
+    layers: list[int] = typer.Option(  # noqa: B008
+        [], "--layers", "--layer", help="A layer, negative from the end; repeat it for several. Five by default."
+    ),
+    input_scale: list[str] = typer.Option(  # noqa: B008
+        ["1", "balanced"], "--input-scale", help="A number or balanced; repeat it for several."
+    ),
+    split: str = typer.Option("train", help="The split; not the one that reports results."),
+    image_column: str = typer.Option("image", "--image-column", help="Column of the images."),
+    label_column: str = typer.Option("label", "--label-column", help="Column of the labels."),
+    max_images: int = typer.Option(512, "--max-images", help="Take a random choice of as many images."),
+    batch_size: int = typer.Option(32, "--batch-size", help="Images in a forward."),
+    seed: int = typer.Option(0, help="Of the choice of images, and of the projection."),
+    output: str | None = typer.Option(None, help="A .csv or .json file for the table."),
+    sweep: str | None = typer.Option(None, help="ablation.csv of a sweep over these layers, to compare with."),
+    device: str | None = typer.Option(None, help="cpu, or a GPU such as cuda:0; by default a GPU if there is one."),
+) -> None:
+    """
+    Suggest which layer of an LLM, and which input scale, to train first behind a trained HOST.
+
+    Nothing is trained: the host's tokens go through each layer, and a linear probe and their similarity to the host's
+    tokens (CKA) rank the layers. It is a guess to start with, and no substitute for a sweep.
+    """
+    from hf_frozen_llm.commands.suggest import suggest
+
+    suggest(
+        host,
+        llm,
+        data,
+        layers,
+        [scale if scale == "balanced" else to_number("input_scale", scale) for scale in input_scale],
+        split,
+        image_column,
+        label_column,
+        max_images,
+        batch_size,
+        seed,
+        output,
+        sweep,
+        device,
+    )
+
+
+def to_number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{name} is {text!r}; give a number or balanced.") from error
 
 
 @app.command()

@@ -4,9 +4,12 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
+import hand_grad_cam
 import pandas as pd
+import torch
 from hub_server import HubServer
 from masked_images import write_cutouts
 from pages import AfterBlock, Page, prepare_images, table_rows
@@ -50,17 +53,27 @@ def prepare_cutouts(hub: HubServer, folder: Path) -> None:
     for name in ("animals", "vehicles"):
         write_cutouts(Path("stamps/usr/share/tuxpaint/stamps", name), 2)
     shutil.copytree("pictures/test", "backgrounds")
+    sys.modules.setdefault("pytorch_grad_cam", hand_grad_cam)  # it needs torchvision
 
 
 def check_analysis(text: str, ran: list[list[str]], after: list[AfterBlock]) -> None:
+    suggestion = pd.read_csv("suggestion.csv")
+    assert suggestion["suggested"].sum() == 1 and len(suggestion) > 2
+    assert {name for row in table_rows(text, "column |") for name in re.findall(r"`(\w+)`", row[0])} < set(suggestion)
     written = {file.name for file in Path("analysis").iterdir()}
     named = {name for row in table_rows(text, "file |") for name in re.findall(r"`([\w.]+)`", row[0])}
     figures = {name for name in named if "." not in name}
     assert written == (named - figures) | {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
-    ((namespace, printed),) = after
+    (namespace, printed), (gradients, _), (cam, _) = after
     taps = [re.findall(r"\w+", row[0])[0] for row in table_rows(text, "name | tokens")]
     assert printed == f"{taps} (4, 4)\n"  # the recipe has a residual connection around the block
     assert namespace["heatmap"].shape == (1, 4, 4) and namespace["attention"].shape == (1, 16)
+    model, pixels, label = (gradients[name] for name in ("model", "pixels", "label"))
+    model.config.return_dict = True
+    with torch.no_grad():
+        logits = [model(pixel_values=each).logits[0, label] for each in (pixels, torch.zeros_like(pixels))]
+    torch.testing.assert_close(gradients["attributions"].sum(), logits[0] - logits[1], rtol=0.05, atol=0.01)
+    assert cam["grad_cam"].shape == (1, *pixels.shape[2:]) and 0 <= cam["grad_cam"].min() <= cam["grad_cam"].max() <= 1
 
 
 ANALYSIS = Page("docs/analysis.md", prepare_cutouts, check=check_analysis)

@@ -650,6 +650,34 @@ MUTANTS = [
         "        pass\n",
         "tests/analysis/test_activations.py::test_of_every_model",
     ),
+    Mutant(
+        "maps of tokens with rows and columns exchanged",
+        "hf_frozen_llm/analysis/layers.py",
+        "unflatten(1, layout.shape)",
+        "unflatten(1, layout.shape[::-1])",
+        "tests/analysis/test_layers.py::test_tokens_as_maps",
+    ),
+    Mutant(
+        "the probe has seen the image that it is asked about",
+        "hf_frozen_llm/analysis/suggestion.py",
+        "(shrunk[:, None] * projected)) / (1 - hat)[:, None]",
+        "(shrunk[:, None] * projected))",
+        "tests/analysis/test_suggestion.py::test_probe_equals_fits_without_each_example",
+    ),
+    Mutant(
+        "the choice ignores what the probe cannot tell apart",
+        "hf_frozen_llm/analysis/suggestion.py",
+        "np.where(is_as_good, similarity, -np.inf)",
+        "np.where(lost.mean(1) == 0, similarity, -np.inf)",
+        "tests/analysis/test_suggestion.py::test_choice",
+    ),
+    Mutant(
+        "padding counts in the maps of an input",
+        "hf_frozen_llm/analysis/pictures.py",
+        "is_token = layout.take(found.mask)[0].bool().cpu()",
+        "pass",
+        "tests/analysis/test_pictures.py::test_padding_counts_for_nothing",
+    ),
     # Throughput, and the table of recipes.
     Mutant(
         "steps do not wait for data",

@@ -4,6 +4,7 @@
 from .activations import TokenActivations, TokenLayout, tap_points, token_activations, token_layout
 from .curves import area_under_curve, deletion_and_insertion
 from .images import ImageAnalysis, analyze_images, score_maps
+from .layers import layer_names, reshape_transform
 from .masks import MaskedImage, find_masked_images, mask_of_tokens
 from .measures import (
     effective_rank,
@@ -17,16 +18,19 @@ from .measures import (
     update_ratio,
 )
 from .scores import auroc, held_out_iou, ious, oracle_iou, pointing_game
+from .suggestion import Recovery, choose_candidate, linear_probe, recovery_rate
 
 
 __all__ = [
     "ImageAnalysis",
     "MaskedImage",
+    "Recovery",
     "TokenActivations",
     "TokenLayout",
     "analyze_images",
     "area_under_curve",
     "auroc",
+    "choose_candidate",
     "deletion_and_insertion",
     "effective_rank",
     "filtering_ratio",
@@ -35,12 +39,16 @@ __all__ = [
     "gradient_coherence",
     "held_out_iou",
     "ious",
+    "layer_names",
     "linear_cka",
+    "linear_probe",
     "magnitude",
     "mask_of_tokens",
     "min_max",
     "oracle_iou",
     "pointing_game",
+    "recovery_rate",
+    "reshape_transform",
     "score_maps",
     "tap_points",
     "token_activations",

@@ -1,10 +1,12 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
 """Figures of activation maps and of their scores, for people who do not see all colours, too."""
 
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,25 @@ TOKEN_SCORES = {
 }
 
 
+# Draws one cell of a figure into matplotlib's axis.
+DrawCell = Callable[[Any], Any]
+
+
+class OverlayRow(NamedTuple):
+    """
+    A row of cells of [`plot_cells`].
+
+    Args:
+        heading (`str`, *optional*): a line above the row, which begins a new example; `""` is only some space.
+        label (`str`): the text on its left.
+        cells (`Mapping[str, Callable]`): by column, a function that draws into an axis.
+    """
+
+    heading: str | None
+    label: str
+    cells: Mapping[str, DrawCell]
+
+
 def plot_overlays(
     paths: Sequence[str | Path],
     images: Sequence[Image.Image],
@@ -54,57 +75,109 @@ def plot_overlays(
         title (`str`):
             The title above the images.
     """
-    columns = list(
-        dict.fromkeys(name for of_model in sorted(maps.values(), key=len, reverse=True) for name in of_model)
-    )
-    # In inches: square cells, and room for the names.
-    cell, gap, left, top, bottom = 1.15, 0.06, 1.45, 0.95, 0.55
-    rows = len(images) * len(maps)
-    between = 0.1 * (len(images) - 1)
-    width = left + (2 + len(columns)) * (cell + gap) + gap
-    height = top + rows * (cell + gap) + between + bottom
-    figure = new_figure(width, height)
-    figure.text(0.5, 1 - 0.22 / height, title, fontsize=11, ha="center", va="center")
 
-    def add_axis(row: int, column: int) -> Any:
-        x = left + column * (cell + gap)
-        y = height - top - row * (cell + gap) - 0.1 * (row // len(maps)) - cell
-        axis = figure.add_axes((x / width, y / height, cell / width, cell / height))
-        axis.set_axis_off()
-        return axis
+    def draw_mask(mask: np.ndarray, axis: Any) -> None:
+        axis.set_facecolor("0.5")
+        axis.imshow(mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
-    for column, name in enumerate(["image", "mask", *columns]):
-        x = left + column * (cell + gap) + cell / 2
-        y = height - top + 0.06
-        figure.text(x / width, y / height, name.replace("_", "\n"), fontsize=9, ha="center", va="bottom")
-    for i, image in enumerate(images):
-        grey = np.asarray(image.convert("L"))
-        extent = (0, image.width, image.height, 0)
+    rows = []
+    for i, (image, mask) in enumerate(zip(images, masks)):
+        pixels = np.asarray(image.convert("RGB"))
         for k, (model, of_model) in enumerate(maps.items()):
-            row = i * len(maps) + k
-            y = height - top - row * (cell + gap) - 0.1 * i - cell / 2
-            name = "\n".join(textwrap.wrap(model.replace("/", "/ "), 16)).replace("/ ", "/")
-            figure.text((left - 0.1) / width, y / height, name, fontsize=9, ha="right", va="center")
-            if k == 0:
-                add_axis(row, 0).imshow(image, extent=extent)
-                axis = add_axis(row, 1)
-                axis.set_facecolor("0.5")
-                axis.imshow(masks[i], cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-            for column, of_column in enumerate(columns):
-                if of_column not in of_model:
-                    continue
-                axis = add_axis(row, 2 + column)
-                axis.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent)
-                style = {"cmap": COLOR_MAP, "vmin": 0, "vmax": 1, "alpha": 0.75, "interpolation": "nearest"}
-                drawn = axis.imshow(of_model[of_column][i], extent=extent, **style)
-    axis = figure.add_axes((left / width, 0.32 / height, 2 * (cell + gap) / width, 0.1 / height))
-    bar = figure.colorbar(drawn, cax=axis, orientation="horizontal", ticks=[0, 1])
+            first: dict[str, DrawCell] = {"image": partial(draw_image, pixels, None), "mask": partial(draw_mask, mask)}
+            cells = {column: partial(draw_image, pixels, of_column[i]) for column, of_column in of_model.items()}
+            rows.append(OverlayRow(None if k else "", model, {**(first if k == 0 else {}), **cells}))
+    plot_cells(paths, rows, ["image", "mask", *name_columns(maps.values())], title)
+
+
+def name_columns(maps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of several models; the one with the most has them in the order of the computation."""
+    return list(dict.fromkeys(name for of_model in sorted(maps, key=len, reverse=True) for name in of_model))
+
+
+def draw_image(pixels: np.ndarray, values: np.ndarray | None, axis: Any) -> None:
+    """
+    Draw an image, or a map over the image in grey.
+
+    Args:
+        pixels (`numpy.ndarray` of shape `(height, width, 3)`): the image, in bytes or from 0 to 1.
+        values (`numpy.ndarray` of shape `(rows, columns)`, *optional*): the map, from 0 to 1.
+        axis: matplotlib's axis.
+    """
+    extent = (0, pixels.shape[1], pixels.shape[0], 0)
+    if values is None:
+        axis.imshow(pixels, extent=extent)
+        return
+    axis.imshow(pixels.mean(-1), cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1, extent=extent)
+    style = {"cmap": COLOR_MAP, "vmin": 0, "vmax": 1, "alpha": 0.75, "interpolation": "nearest"}
+    axis.imshow(values, extent=extent, **style)
+
+
+def plot_cells(
+    paths: Sequence[str | Path],
+    rows: Sequence[OverlayRow],
+    columns: Sequence[str],
+    title: str,
+    cell: tuple[float, float] = (1.15, 1.15),
+    projection: str | None = None,
+) -> None:
+    """
+    Write a grid of cells with the names of its rows and columns, and the colours of activations.
+
+    Args:
+        paths (`Sequence[str | Path]`):
+            The files to write, in the formats of their suffixes.
+        rows (`Sequence[OverlayRow]`):
+            The rows.
+        columns (`Sequence[str]`):
+            The columns, in their order. A row need not have all of them.
+        title (`str`):
+            The title above the columns.
+        cell (`tuple[float, float]`, *optional*, defaults to `(1.15, 1.15)`):
+            Width and height of a cell, in inches.
+        projection (`str`, *optional*):
+            That of all axes, such as `"3d"`.
+    """
+    from matplotlib.cm import ScalarMappable
+
+    # In inches: room for the names.
+    gap, left, top, bottom = 0.06, 1.45, 0.95, 0.55
+    above = np.cumsum([0 if row.heading is None else 0.32 if row.heading else 0.1 for row in rows])
+    tops = top + above + np.arange(len(rows)) * (cell[1] + gap)
+    width = left + len(columns) * (cell[0] + gap) + gap
+    height = tops[-1] + cell[1] + gap + bottom
+    figure = new_figure(width, height)
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / width, 1 - y / height, text, **style)
+
+    write(width / 2, 0.22, title, fontsize=11, ha="center", va="center")
+    for column, name in enumerate(columns):
+        x = left + column * (cell[0] + gap) + cell[0] / 2
+        write(x, top - 0.06, name.replace("_", "\n"), fontsize=9, ha="center", va="bottom")
+    for y, row in zip(tops, rows):
+        if row.heading:
+            write(left, y - 0.05, row.heading, fontsize=9, ha="left", va="bottom")
+        # Names are wrapped at slashes and underscores, too.
+        lines = [re.sub(r"([/_])(?=.)", r"\1 ", line) for line in row.label.split("\n")]
+        wrapped = "\n".join("\n".join(textwrap.wrap(line, 16)) for line in lines)
+        label = re.sub(r"([/_]) ", r"\1", wrapped)
+        write(left - 0.1, y + cell[1] / 2, label, fontsize=9, ha="right", va="center")
+        for column, name in enumerate(columns):
+            if name in row.cells:
+                x = left + column * (cell[0] + gap)
+                place = (x / width, 1 - (y + cell[1]) / height, cell[0] / width, cell[1] / height)
+                axis = figure.add_axes(place, projection=projection, xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+                row.cells[name](axis)
+    bar_axis = figure.add_axes((left / width, 0.32 / height, 2.4 / width, 0.1 / height))
+    bar = figure.colorbar(ScalarMappable(cmap=COLOR_MAP), cax=bar_axis, orientation="horizontal", ticks=[0, 1])
     bar.ax.tick_params(labelsize=8, length=2)
-    note = "activation of each token, from the lowest to the highest of its image"
-    x = left + 2 * (cell + gap) + 0.15
-    figure.text(x / width, 0.37 / height, note, fontsize=8.5, ha="left", va="center")
+    note = "activation of each token, from the lowest to the highest of its input"
+    write(left + 2.55, height - 0.37, note, fontsize=8.5, ha="left", va="center")
     for path in paths:
-        figure.savefig(path)
+        # Of pictures, more pixels only make a larger file.
+        figure.savefig(path, dpi=100)
 
 
 def plot_scores(

@@ -264,7 +264,9 @@ def draw(
     for name, analysis in analyses.items():
         last = next((tap for tap in LAST_TAPS if (tap, "magnitude", "deletion") in analysis.curves), None)
         curves[name if last is None else f"{name}, {last.replace('_', ' ')}"] = {
-            (measure, kind): curve for (tap, measure, kind), curve in analysis.curves.items() if tap == last
+            (measure, kind): curve
+            for (tap, measure, kind), curve in analysis.curves.items()
+            if tap == last or measure == "attention"
         }
     if any(curves.values()):
         plot_removal(files("curves"), curves, notes)
