@@ -19,6 +19,8 @@ VARIANTS = {
     "CIFAR-10, tuned, `outer`": ("5", ["plain ViT", "pretrained outer", "random outer", None]),
     "furniture": ("3", ["plain host", "frozen LLM layer", "frozen random layer", None]),
     "moving images": ("3", ["plain host", "frozen LLM layer", "frozen random layer", None]),
+    "rooms": ("3", ["plain host", "frozen LLM layer", "frozen random layer", None]),
+    "rooms, `outer`": ("3", ["plain host", "frozen LLM layer outer", None, None]),
 }
 
 
