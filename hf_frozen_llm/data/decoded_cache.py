@@ -9,8 +9,8 @@ from typing import Any
 
 import datasets
 from datasets.fingerprint import Hasher
+from datasets.utils import tqdm
 from PIL import Image
-from tqdm import tqdm
 
 
 # Rows that are decoded and kept together: an interrupted run goes on after the last whole part.
