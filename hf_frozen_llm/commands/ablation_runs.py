@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,9 @@ def count_cores() -> int:
 def read_cells(run: PlannedRun) -> dict[str, Any]:
     """Return the cells of a finished run in `ablation.csv`."""
     results = read_results(run.results_file)
-    fields = dict(results["config"])
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     recipe = results["recipe"]
     batch_size = recipe.get("per_device_train_batch_size", 8)
-    forward, step = count_flops(config, batch_size, recipe["freeze_host"], recipe["lora"])
+    forward, step = count_flops_of(json.dumps([results["config"], batch_size, recipe["freeze_host"], recipe["lora"]]))
     return {
         **read_scores(results),
         **{f"{name}_parameters": count for name, count in results["parameters"].items()},
@@ -187,6 +186,13 @@ def read_cells(run: PlannedRun) -> dict[str, Any]:
         "steps": results["log_history"][-1]["step"],
         "num_eval_rows": results.get("num_eval_rows"),
     }
+
+
+@cache
+def count_flops_of(settings: str) -> tuple[float, float]:
+    """Return the operations of a model and its training, given as JSON; once for all seeds, as it may take long."""
+    fields, *others = json.loads(settings)
+    return count_flops(AutoConfig.for_model(fields.pop("model_type"), **fields), *others)
 
 
 def read_scores(results: Mapping[str, Any]) -> dict[str, float]:
