@@ -1,14 +1,16 @@
 # Copyright 2026 The hf_frozen_llm authors. Licensed under the Apache License, Version 2.0.
-"""Baselines of motion forecasting, batches of similar scenes, and the commands on files of scenes."""
+"""Baselines, the drivable area, batches of similar scenes, and the commands on files of scenes."""
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 from tiny_runs import write_llama
-from tiny_traffic import TINY_VECTORNET, write_argoverse1, write_pedestrians
+from tiny_traffic import TINY_VECTORNET, write_argoverse1, write_argoverse2, write_pedestrians
 
 from hf_frozen_llm import MotionProcessor, VectorNetWithLLMBlockConfig
 from hf_frozen_llm.cli import main
@@ -178,3 +180,35 @@ def test_results_have_the_baselines(tmp_path, capsys):
     main(["info", str(folder)])
     assert "VectorNetWithLLMBlockForMotionForecasting" in capsys.readouterr().out
     assert MotionProcessor.from_pretrained(folder).num_future_steps == 12
+
+
+@pytest.mark.parametrize("write", [write_argoverse1, write_argoverse2])
+def test_drivable_area_compliance(write, tmp_path):
+    """Where a raster of the city is beside the maps of Argoverse 1; cities of Argoverse 2 have other coordinates."""
+    data = write(tmp_path / "data", {"val": 1})
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for file in Path(data).glob("map_files/*.xml"):
+        shutil.copy(file, maps)
+    task = make_task(data, map_folder=str(maps))
+    rows = TASK.read(task.args, "val")
+    # Drivable where x < 50; the image's columns are those of the city, moved by 200 m.
+    inside, outside = np.full((12, 2), 10.0).tolist(), np.linspace([10, 10], [90, 10], 12).tolist()
+    record = {"row": 0, "trajectories": [inside, outside], "scores": [0.7, 0.3], "truth": inside, "loss": 0.0}
+    record["baselines"] = {name: [outside] for name in BASELINES}
+    assert "DAC_1" not in task.metrics([record], rows)
+    image_from_city = np.array([[1.0, 0, 200], [0, 1, 200], [0, 0, 1]])
+    raster = np.zeros((400, 400), np.uint8)
+    raster[:, :250] = 1
+    for city in ("MIA", "austin"):
+        np.save(maps / f"{city}_10316_driveable_area_mat_2019_05_28.npy", raster)
+        np.save(maps / f"{city}_10316_npyimage_to_city_se2_2019_05_28.npy", image_from_city)
+    results = task.metrics([record], rows)
+    if write is write_argoverse2:
+        assert "DAC_1" not in results
+        return
+    assert (results["DAC_1"], results["DAC_6"]) == (1, 0.5)
+    assert {row["DAC_1"] for row in results["baselines"]} == {0}
+    np.save(maps / "MIA_10316_npyimage_to_city_se2_2019_05_28.npy", np.eye(2))
+    with pytest.raises(ValueError, match=r"npyimage_to_city_se2_2019_05_28\.npy \(2, 2\); they must be"):
+        task.metrics([record], rows)

@@ -12,13 +12,18 @@ import torch
 
 from hf_frozen_llm.auto import TASK_MODELS
 from hf_frozen_llm.data.datasets import Example, HFDataset, Row, SeededLengthGroupedSampler, load_rows
-from hf_frozen_llm.metrics import Metric, TrajectoryErrors
+from hf_frozen_llm.metrics import DrivableAreaCompliance, Metric, TrajectoryErrors
 from hf_frozen_llm.modeling.motion_scenes import Frame
 from hf_frozen_llm.modeling.processing_motion_forecasting import MotionProcessor
 from hf_frozen_llm.plotting_motion import animate_scene, plot_scenes
 from hf_frozen_llm.tasks.motion_forecasting.arguments import MotionDataArguments
 from hf_frozen_llm.tasks.motion_forecasting.baselines import BASELINES, forecast_baselines
-from hf_frozen_llm.tasks.motion_forecasting.readers import SceneDataset, read_scenes, scene_sizes
+from hf_frozen_llm.tasks.motion_forecasting.readers import (
+    SceneDataset,
+    read_drivable_areas,
+    read_scenes,
+    scene_sizes,
+)
 from hf_frozen_llm.tasks.motion_forecasting.scene_files import SUFFIXES, read_scene_file
 from hf_frozen_llm.tasks.motion_forecasting.submissions import (
     write_argoverse1_submission,
@@ -190,15 +195,24 @@ class MotionForecasting(Task):
         scored = [record for record in records if "truth" in record]
         if not scored:
             raise ValueError("No scene has a known future, so that there are no metrics: use `predict`.")
-        probabilities = [record["scores"] for record in scored]
-        errors = self.score(scored, [record["trajectories"] for record in scored], probabilities)
+        areas = read_drivable_areas(self.args, rows)
+        all_cities = rows["city"][:] if areas else []
+        cities = [all_cities[record["row"]] for record in scored] if areas else []
+
+        def score(forecasts: list[Any], probabilities: Any = None) -> dict[str, float]:
+            errors = self.find_errors(scored, forecasts, probabilities)
+            if not areas:
+                return errors
+            metric = DrivableAreaCompliance(keep_in_memory=True)
+            return errors | metric.compute(predictions=forecasts, references=cities, rasters=areas)
+
+        errors = score([record["trajectories"] for record in scored], [record["scores"] for record in scored])
         baselines = [
-            {"baseline": name, **self.score(scored, [record["baselines"][name] for record in scored])}
-            for name in BASELINES
+            {"baseline": name, **score([record["baselines"][name] for record in scored])} for name in BASELINES
         ]
         return {"loss": float(np.mean([record["loss"] for record in scored])), **errors, "baselines": baselines}
 
-    def score(self, records: list[Record], forecasts: list[Any], probabilities: Any = None) -> dict[str, float]:
+    def find_errors(self, records: list[Record], forecasts: list[Any], probabilities: Any = None) -> dict[str, float]:
         unknown = [np.nan, np.nan]
         return TrajectoryErrors(keep_in_memory=True).compute(
             predictions=forecasts,

@@ -69,6 +69,29 @@ def find_city_map(folders: tuple[str, ...], city: str) -> LaneMap:
     )
 
 
+def find_drivable_area(folders: tuple[str, ...], city: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """
+    Return the raster of a city's drivable area, 1 where it is drivable, and the matrix from city coordinates to its
+    (column, row); `None` if no folder has the files. Source of their names: github.com/argoverse/argoverse-api
+    (`map_api.py`).
+
+    Raises:
+        `ValueError`: for files with arrays of other shapes.
+    """
+    for folder in folders:
+        rasters = sorted(Path(folder).glob(f"{city}_*_driveable_area_mat_*.npy"))
+        matrices = sorted(Path(folder).glob(f"{city}_*_npyimage_to_city_se2_*.npy"))
+        if rasters and matrices:
+            raster, matrix = (np.load(found[0], allow_pickle=False) for found in (rasters, matrices))
+            if raster.ndim != 2 or matrix.shape != (3, 3):
+                raise ValueError(
+                    f"{rasters[0]} has the shape {raster.shape} and {matrices[0].name} {matrix.shape}; they must be "
+                    "(rows, columns) and (3, 3)."
+                )
+            return raster, matrix
+    return None
+
+
 def read_argoverse1(file: str, settings: WindowSettings, maps: MapSettings) -> Iterator[dict[str, Any]]:
     """
     Yield the scene of a CSV file of Argoverse 1's forecasting data, whose target is the track AGENT.

@@ -24,6 +24,7 @@ from hf_frozen_llm.tasks.motion_forecasting.argoverse import (
     MapSettings,
     find_argoverse1,
     find_argoverse2,
+    find_drivable_area,
     find_sensor_logs,
     read_argoverse1,
     read_argoverse2,
@@ -104,8 +105,7 @@ def read_scenes(args: MotionDataArguments, split: str, with_targets: bool = True
         return read_files(args, split, [root], partial(read_csv, settings=windows))
     if (file := root / f"{split}.csv").is_file():
         return read_files(args, split, [file], partial(read_csv, settings=windows))
-    folders = [args.map_folder] if args.map_folder else [root / "map_files", root.parent / "map_files", root]
-    maps = MapSettings(tuple(map(str, folders)), args.map_radius, args.use_lanes)
+    maps = MapSettings(find_map_folders(args, root), args.map_radius, args.use_lanes)
     if any(root.glob("annotations*.feather")):
         if split not in ("train", "val"):
             raise ValueError(f"{root} [{split}]: Unknown split. A single log has train and val, by time.")
@@ -123,6 +123,31 @@ def read_scenes(args: MotionDataArguments, split: str, with_targets: bool = True
             files = take_slices(split, found)
             return read_files(args, split, files, partial(read, settings=windows, maps=maps))
     return None
+
+
+def find_map_folders(args: MotionDataArguments, root: Path) -> tuple[str, ...]:
+    """Return the folders that may have the maps of Argoverse 1, for data in the folder `root`."""
+    folders = [args.map_folder] if args.map_folder else [root / "map_files", root.parent / "map_files", root]
+    return tuple(map(str, folders))
+
+
+def read_drivable_areas(args: MotionDataArguments, rows: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """
+    Return the drivable areas of the cities of rows, as [`DrivableAreaCompliance`] takes them. It is empty if the rows
+    are not scenes of Argoverse 1, or a city's area is in no folder of maps.
+    """
+    root = find_local(args)
+    if root is None or not {"scene_id", "city"} <= set(rows.column_names or ()) or args.streaming:
+        return {}
+    if not all(scene.isdecimal() for scene in rows["scene_id"][:]):  # Argoverse 2 has other coordinates in its cities
+        return {}
+    areas = {}
+    for city in sorted(set(rows["city"][:]) - {None}):
+        area = find_drivable_area(find_map_folders(args, root), city)
+        if area is None:
+            return {}
+        areas[city] = area
+    return areas
 
 
 def read_files(args: MotionDataArguments, split: str, files: Sequence[Path], read: partial) -> datasets.Dataset:
