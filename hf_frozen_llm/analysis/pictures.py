@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_frozen_llm.data.datasets import evenly_spaced
 from hf_frozen_llm.modeling.modeling_point_bert_with_llm_block import group_points
 
 from .activations import tap_points, token_activations, token_layout
@@ -101,7 +102,7 @@ def find_picture(model: Any, processor: Any, inputs: Mapping[str, torch.Tensor],
     kind, arrays = model.config.model_type, {name: value[0].float().cpu().numpy() for name, value in inputs.items()}
     if kind == "videomae_with_llm_block":
         frames = to_colors(arrays["pixel_values"], processor)[:: model.config.tubelet_size]
-        chosen = np.unique(np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(int))
+        chosen = evenly_spaced(len(frames), NUM_FRAMES)
         return Picture(partial(draw_frames, frames, chosen), cell=(1.15, 1.15 * len(chosen)))
     if kind == "meter_with_llm_block":
         return Picture(partial(draw_image, to_colors(arrays["pixel_values"], processor.image_processor)))
@@ -126,7 +127,7 @@ def to_colors(pixels: np.ndarray, processor: Any) -> np.ndarray:
     return np.moveaxis(pixels * std + mean, -3, -1).clip(0, 1)
 
 
-def draw_frames(frames: np.ndarray, chosen: np.ndarray, values: np.ndarray | None, axis: Any) -> None:
+def draw_frames(frames: np.ndarray, chosen: list[int], values: np.ndarray | None, axis: Any) -> None:
     """Draw frames of a video below each other, the first at the top."""
     height = frames.shape[1]
     draw_image(np.concatenate(frames[chosen]), None if values is None else np.concatenate(values[chosen]), axis)

@@ -17,6 +17,7 @@ from hf_frozen_llm.analysis.images import MEASURES, ImageAnalysis, analyze_image
 from hf_frozen_llm.commands.ablation_report import bootstrap_interval, format_row
 from hf_frozen_llm.commands.plot import label_folders
 from hf_frozen_llm.commands.report import count
+from hf_frozen_llm.data.datasets import evenly_spaced
 from hf_frozen_llm.plotting import new_figure
 from hf_frozen_llm.tasks import find_task
 from hf_frozen_llm.training.results import load_own_config, replacing, write_text
@@ -72,7 +73,7 @@ def analyze(
     found = load_models([Path(folder) for folder in models], at)
     images = find_masked_images(data)
     if max_images is not None and max_images < len(images):
-        images = [images[i] for i in np.linspace(0, len(images) - 1, max_images).round().astype(int)]
+        images = [images[i] for i in evenly_spaced(len(images), max_images)]
     folder = Path(output)
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"output is {str(output)!r}, but there is no folder {folder.absolute().parent}.")
@@ -250,7 +251,7 @@ def draw(
     def files(name: str) -> list[Path]:
         return [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
 
-    chosen = np.unique(np.linspace(0, len(images) - 1, NUM_DRAWN).round().astype(int))
+    chosen = evenly_spaced(len(images), NUM_DRAWN)
     first, (_, processor) = next(iter(found.items()))
     pictures = [as_seen(images[i].read()[0], processor) for i in chosen]
     drawn_masks = [masks[first][i] for i in chosen]
@@ -272,7 +273,7 @@ def draw(
         plot_removal(files("curves"), curves, notes)
 
 
-def maps_of(analysis: ImageAnalysis, measure: str, chosen: np.ndarray) -> dict[str, np.ndarray]:
+def maps_of(analysis: ImageAnalysis, measure: str, chosen: list[int]) -> dict[str, np.ndarray]:
     """Return the maps of some images, by the name of their column; the attention is the last one."""
     maps = {tap: of_tap[chosen] for (tap, of), of_tap in analysis.maps.items() if of == measure}
     attention = [of_tap[chosen] for (_, of), of_tap in analysis.maps.items() if of == "attention"]

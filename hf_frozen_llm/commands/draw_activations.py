@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from hf_frozen_llm.analysis.figures import OverlayRow, name_columns, plot_cells
 from hf_frozen_llm.analysis.pictures import MEASURES, Picture, find_maps, find_picture
 from hf_frozen_llm.commands.plot import label_folders
+from hf_frozen_llm.data.datasets import evenly_spaced
 from hf_frozen_llm.modeling.modeling_meter_with_llm_block import MeterWithLLMBlockForImageTextRetrieval
 from hf_frozen_llm.plotting import new_figure
 from hf_frozen_llm.tasks import find_task
@@ -109,8 +109,7 @@ def read_batches(run: Any, split: str, max_inputs: int) -> list[dict[str, Any]]:
     """Return batches of one example, evenly spaced in a split."""
     rows = read_eval_rows(run.settings.task, run.settings.data_args, split)
     dataset = run.task.dataset(rows, split)
-    places = np.unique(np.linspace(0, len(dataset) - 1, max_inputs).round().astype(int)).tolist()
-    return [run.task.collate([dataset[place]]) for place in places]
+    return [run.task.collate([dataset[place]]) for place in evenly_spaced(len(dataset), max_inputs)]
 
 
 def draw_input(run: Any, batch: dict[str, Any], at: Sequence[str]) -> tuple[Picture, Any, str, str]:

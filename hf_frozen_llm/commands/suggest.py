@@ -16,6 +16,7 @@ from hf_frozen_llm.analysis.images import CKA_TOKENS
 from hf_frozen_llm.analysis.suggestion import choose_candidate, linear_probe, name_scale, recovery_rate
 from hf_frozen_llm.commands.layer import find_stored_layers
 from hf_frozen_llm.commands.report import count
+from hf_frozen_llm.data.datasets import evenly_spaced
 from hf_frozen_llm.modeling.configuration_llm_block import WithLLMBlockConfigMixin
 from hf_frozen_llm.modeling.llm_checkpoint import LLMCheckpoint, load_llm_config
 from hf_frozen_llm.modeling.llm_layer import build_llm_layers
@@ -94,12 +95,13 @@ def suggest(
         raise ValueError(f"output is {str(output)!r}; give a .csv or a .json file.")
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise FileNotFoundError(f"output is {str(output)!r}, but there is no folder {Path(output).parent}.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     results = None if sweep is None else pd.read_csv(sweep)
     chosen, num_layers = find_layers(llm, layers)
     tokens, layout, labels = read_tokens(
         host, data, split, (image_column, label_column), max_images, batch_size, seed, device
     )
-    sample = layout.take(tokens).flatten(0, 1)[:: find_stride(layout.take(tokens))]
+    sample = layout.take(tokens).flatten(0, 1)[:: find_stride(len(tokens), layout)]
     is_correct = [linear_probe(pool(tokens, layout).double().numpy(), labels)]
     rows: list[dict[str, Any]] = [{"probe": is_correct[0].mean(), "cka_to_host": 1.0}]
     for layer in chosen:
@@ -150,8 +152,7 @@ def find_layers(llm: str, layers: Sequence[int]) -> tuple[list[int], int]:
         return list(dict.fromkeys(layer % number for layer in layers)), number
     with LLMCheckpoint(llm, commit) as checkpoint:
         stored = find_stored_layers(checkpoint, built)
-    places = np.linspace(0, len(stored) - 1, NUM_LAYERS).round().astype(int)
-    return [stored[place] for place in np.unique(places)], number
+    return [stored[place] for place in evenly_spaced(len(stored), NUM_LAYERS)], number
 
 
 def read_tokens(
@@ -162,7 +163,7 @@ def read_tokens(
     max_images: int,
     batch_size: int,
     seed: int,
-    device: str | None,
+    device: str,
 ) -> tuple[torch.Tensor, Any, np.ndarray]:
     """Return the host's tokens of some images, where they come from, and the labels of the images."""
     refuse_missing_folder(host)
@@ -188,7 +189,7 @@ def read_tokens(
     for name, value in task_class.config_fields(args, rows).items():
         setattr(labelled, name, value)
     task = task_class(args, processor, labelled)
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = model.to(device)
     tokens, labels = [], []
     loader = torch.utils.data.DataLoader(task.dataset(rows, split), batch_size, collate_fn=task.collate)
     for batch in loader:
@@ -198,19 +199,19 @@ def read_tokens(
     return torch.cat(tokens), token_layout(model, inputs, tokens[0].shape[1]), np.concatenate(labels)
 
 
-def build_block(llm: str, layer: int, hidden_size: int, seed: int, device: str | None) -> LLMBlock:
+def build_block(llm: str, layer: int, hidden_size: int, seed: int, device: str) -> LLMBlock:
     """Return a block with the same random projection for every layer."""
     config = LLMBlockConfig(llm_name_or_path=llm, layer_index=layer, hidden_size=hidden_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         block = LLMBlock(config)
-    return block.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return block.eval().to(device)
 
 
 def run_block(block: LLMBlock, tokens: torch.Tensor, layout: Any, batch_size: int) -> dict[str, torch.Tensor]:
     """Return features of the images, tokens for the CKA, and update ratios; all but those are dropped at once."""
     parts: dict[str, list[torch.Tensor]] = {"features": [], "sample": [], "ratios": []}
-    stride, per_image = find_stride(layout.take(tokens)), layout.take(tokens).shape[1]
+    stride, per_image = find_stride(len(tokens), layout), torch.Size(layout.shape).numel()
     for start in range(0, len(tokens), batch_size):
         inputs = {"hidden_states": tokens[start : start + batch_size].to(block.device)}
         states = token_activations(block, inputs, at=["input_projection", "feed_forward", "final_norm"]).states
@@ -225,8 +226,8 @@ def pool(tokens: torch.Tensor, layout: Any) -> torch.Tensor:
     return tokens[:, 0] if layout.reads_first_token else layout.take(tokens).mean(1)
 
 
-def find_stride(tokens: torch.Tensor) -> int:
-    return max(1, tokens.shape[0] * tokens.shape[1] // CKA_TOKENS)
+def find_stride(num_images: int, layout: Any) -> int:
+    return max(1, num_images * torch.Size(layout.shape).numel() // CKA_TOKENS)
 
 
 def describe_row(row: dict[str, Any]) -> str:

@@ -23,6 +23,11 @@ Row: TypeAlias = dict[str, Any]
 Example: TypeAlias = dict[str, Any]
 
 
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """Return up to `count` places in a sequence, from its first to its last, without repetitions."""
+    return np.unique(np.linspace(0, length - 1, count).round().astype(int)).tolist()
+
+
 def find_local(args: DataArguments) -> Path | None:
     """Return the file or folder named `dataset_name`, or `None` if it is a Hub id."""
     path = Path(args.dataset_name).expanduser()

@@ -204,10 +204,8 @@ class ImageTransform(ClassificationTransform):
         args, processor, augmentation = self.args, self.processor, self.augmentation
         sizes = (dict(processor.size), dict(processor.crop_size or {}), processor.do_center_crop, processor.resample)
         resizes = augmentation is not None and (augmentation.resizes, augmentation.size, augmentation.resample)
-        settings, location = (
-            (args.pixel_range, sizes, resizes, self.cached_edge),
-            f"{args.dataset_name} [{self.split}]",
-        )
+        settings = (args.pixel_range, sizes, resizes, self.cached_edge)
+        location = f"{args.dataset_name} [{self.split}]"
         return cache_pictures(
             rows, args.image_column, self.read_for_cache, settings, args.preprocessing_num_workers, location
         )

@@ -196,15 +196,15 @@ class MotionForecasting(Task):
         if not scored:
             raise ValueError("No scene has a known future, so that there are no metrics: use `predict`.")
         areas = read_drivable_areas(self.args, rows)
-        all_cities = rows["city"][:] if areas else []
-        cities = [all_cities[record["row"]] for record in scored] if areas else []
+        cities = rows["city"][:] if areas else []
 
         def score(forecasts: list[Any], probabilities: Any = None) -> dict[str, float]:
             errors = self.find_errors(scored, forecasts, probabilities)
             if not areas:
                 return errors
             metric = DrivableAreaCompliance(keep_in_memory=True)
-            return errors | metric.compute(predictions=forecasts, references=cities, rasters=areas)
+            of_scored = [cities[record["row"]] for record in scored]
+            return errors | metric.compute(predictions=forecasts, references=of_scored, rasters=areas)
 
         errors = score([record["trajectories"] for record in scored], [record["scores"] for record in scored])
         baselines = [
